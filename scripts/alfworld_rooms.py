@@ -1,16 +1,16 @@
-"""Writes the data file of ALFWorld's house generator. Source: the package `alfworld` 0.4.2 (MIT licence).
+"""Writes `rooms.json`, the data file of our ALFWorld house generator, from the package `alfworld` 0.4.2 (MIT licence).
 
     python -m venv /tmp/alfworld && /tmp/alfworld/bin/pip install --no-deps alfworld==0.4.2
     python scripts/alfworld_rooms.py /tmp/alfworld/lib/python3.*/site-packages/alfworld
 
-The data are:
+`rooms.json` contains:
 
 - the receptacles of the 120 floor plans with their positions
 - the kinds of objects in each floor plan
 - for each kind of receptacle, the kinds of objects that it can hold
 - the kinds of objects that can be cleaned, heated, cooled, sliced or switched on
 
-The file has one line per floor plan.
+Each floor plan is one line of `rooms.json`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ TABLES = ("VAL_RECEPTACLE_OBJECTS", "VAL_ACTION_OBJECTS", "OPENABLE_CLASS_LIST",
 
 
 def tables(constants: Path) -> dict[str, Any]:
-    """Return the constants in `TABLES`: name → value.
+    """Return the values of the constants in `TABLES`: name → value. `constants`: alfworld's file `gen/constants.py`.
 
-    The constants are read from the module's source, because an import would need packages that are not installed.
+    This function parses the source, because an import would need packages that are not installed.
     """
     values = {}
     for node in ast.parse(constants.read_text()).body:
@@ -39,15 +39,15 @@ def tables(constants: Path) -> dict[str, Any]:
 
 
 def without_sliced(kinds: set[str]) -> list[str]:
-    """Return the sorted kinds of objects without sliced objects. No game of ALFWorld contains sliced objects."""
+    """Return `kinds` as a sorted list, without the kinds of sliced objects. No game of ALFWorld has a sliced object."""
     return sorted(kind for kind in kinds if not kind.endswith("Sliced"))
 
 
 def room(layouts: Path, number: int) -> dict[str, Any]:
-    """Return the kinds of objects and the receptacles of a floor plan.
+    """Return the entry of floor plan `number` in `rooms.json`: its kinds of objects, and its receptacles.
 
-    The entry of a receptacle is its id and the position of a player at the receptacle: column and row in units of 0.25
-    m, heading in quarter turns, and the angle in degrees at which the player looks down.
+    Each receptacle is a list [id, column, row, heading, angle]. The last four values describe a player at the
+    receptacle: column and row in units of 0.25 m, heading in quarter turns, and downward angle of view in degrees.
     """
     positions = json.loads((layouts / f"FloorPlan{number}-openable.json").read_text())
     kinds = json.loads((layouts / f"FloorPlan{number}-objects.json").read_text())
@@ -61,7 +61,7 @@ def room(layouts: Path, number: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Read the package that the command line names, and write `OUT`."""
+    """Read the folder of the package `alfworld` (the first argument), and write `OUT`."""
     package = Path(sys.argv[1])
     constants = tables(package / "gen" / "constants.py")
     movable = sorted(constants["MOVABLE_RECEPTACLES"])

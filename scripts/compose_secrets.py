@@ -28,14 +28,14 @@ _BYTES = 32
 
 
 def secret(path: Path) -> str:
-    """Return the secret in the file. If the file does not exist, write a new secret first."""
+    """Return the secret in the file `path`. If the file does not exist, first write a new random secret into it."""
     if not path.exists():
         write(path, secrets.token_urlsafe(_BYTES) + "\n")
     return path.read_text().strip()
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file with the mode 0444. Replace an existing file atomically."""
+    """Write `text` into the file `path`, with the mode 0444. Replace an existing file atomically."""
     partial = path.with_suffix(".partial")
     partial.write_text(text)
     partial.chmod(0o444)
@@ -43,7 +43,7 @@ def write(path: Path, text: str) -> None:
 
 
 def write_all(folder: Path) -> None:
-    """Write all secrets into the folder."""
+    """Write all secrets that do not exist yet, and the list of Redis users, into the folder."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     for name in TOKENS:
@@ -53,7 +53,7 @@ def write_all(folder: Path) -> None:
 
 
 def main() -> int:
-    """Write the secrets into the folder that the command line names."""
+    """Write the secrets into the folder OUT. Return the exit status: 0, or 2 after a wrong command line."""
     if len(sys.argv) > 2 or (len(sys.argv) == 2 and sys.argv[1].startswith("-")):
         print("usage: python3 -m scripts.compose_secrets [OUT]", file=sys.stderr)
         return 2

@@ -102,13 +102,13 @@ BOUNDS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}"}
 
 
 def tables() -> Tables:
-    """Return every table with its settings."""
+    """Return all tables of a run's TOML file: name of the table → its settings."""
     found = {name: list(_settings(model)) for name, model in TABLES.items()}
     return found | {OVERRIDES: list(_overrides())}
 
 
 def page(tables: Tables) -> str:
-    """Return the text of the page."""
+    """Return the text of the page `docs/reference/configuration.md`."""
     parts = [HEAD]
     for name, settings in tables.items():
         parts += [f"\n## {_title(name)}\n", RECIPE if name == OVERRIDES else "", "\n"]
@@ -208,7 +208,7 @@ def _bounds(metadata: Any) -> Iterator[str]:
 
 
 def _value(value: Any) -> str:
-    """Return a value as TOML. Return "" for a missing value and for a table."""
+    """Return a default value as TOML. If the value is missing or a table, return ""."""
     if value is None or value is PydanticUndefined or value is MISSING or isinstance(value, Table):
         return ""
     if isinstance(value, bool):
@@ -227,7 +227,7 @@ def _cell(text: str) -> str:
 
 
 def _data(tables: Tables) -> str:
-    """Return JSON with one setting per line."""
+    """Return the data file of `arlarena config`: JSON with one setting per line."""
     parts = []
     for name, settings in tables.items():
         lines = ",\n".join(f"  {msgspec.json.encode(each).decode()}" for each in settings)
@@ -236,7 +236,7 @@ def _data(tables: Tables) -> str:
 
 
 def main() -> int:
-    """Write both files, or check them."""
+    """Write the page and the data file, or check them (`--check`). Return the exit status."""
     found = tables()
     wanted = {PAGE: page(found), CONSOLE / DATA: _data(found)}
     return write_or_check(wanted)

@@ -1,12 +1,12 @@
 """Writes the digests of the standard evaluation sets, and the page docs/reference/evaluation-sets.md.
 
-.venv/bin/python -m scripts.evaluation_sets                     all sets that need no data
+.venv/bin/python -m scripts.evaluation_sets                     all sets that need no official data
 .venv/bin/python -m scripts.evaluation_sets --set sokoban-v1    one set; the others keep their digests
 .venv/bin/python -m scripts.evaluation_sets --set alfworld-official-unseen-v1 --options '{"games": "/data/alfworld"}'
 .venv/bin/python -m scripts.evaluation_sets --check             exit with 1 if the page is out of date
 
-To compute the digest of a set, the script starts the environment server of the set and resets all tasks. If a set needs
-data and is not named by `--set`, its digest in the file does not change.
+To compute the digest of a set, the script starts the environment server of the set and resets all tasks. Without
+`--set`, the digests of sets that need official data do not change.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ A set of official tasks has a digest only if the official data was present when 
 
 
 async def pin(standard: StandardSet, options: Mapping[str, Any]) -> Pin:
-    """Start the server of a set and reset the tasks of the set. Returns the pin of the set."""
+    """Return the version, options and digest (`Pin`) of a standard evaluation set.
+
+    Starts the set's environment server, and resets all tasks of the set. `options`: paths of official data.
+    """
     async with (
         configured_process(standard.environment, set_options(standard, options)) as url,
         connected_runner(url, RolloutSettings(), None, get_logger("sets")) as runner,
@@ -67,10 +70,12 @@ async def pin(standard: StandardSet, options: Mapping[str, Any]) -> Pin:
 
 
 def main() -> int:
-    """Write or check the digests and the page."""
+    """Compute digests, and write them and the page. With `--check`, only check the page. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--set", dest="name", choices=standard_sets(), help="only this set")
-    parser.add_argument("--options", type=json.loads, default={}, help="options with the paths of data, as JSON")
+    parser.add_argument("--set", dest="name", choices=standard_sets(), help="compute the digest of only this set")
+    parser.add_argument(
+        "--options", type=json.loads, default={}, help="options of the environment with the paths of data, as JSON"
+    )
     parser.add_argument("--check", action="store_true", help="only compare the page with the published digests")
     args = parser.parse_args()
     pins, sets = published_pins(), standard_sets()

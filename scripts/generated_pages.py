@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def write_or_check(wanted: Mapping[Path, str]) -> int:
-    """Write each file of `wanted` (path → text) that has another text. Return the exit status 0.
+    """Write the files in `wanted` (path → text), except files that already have this text. Return 0, the exit status.
 
-    With the flag `--check`, do not write files. Print the names of the files that differ, and return 1 if a file
-    differs.
+    If the command line contains `--check`, write no file. Print the name of each file whose text differs. Return 1 if
+    the text of a file differs, else 0.
     """
     outdated = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv[1:]:

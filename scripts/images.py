@@ -33,16 +33,16 @@ MEGABYTE = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image.
+    """How an image is built and measured.
 
     Attributes:
         dockerfile: name of the Dockerfile in docker/, without the suffix.
         contains: description of the contents for the table.
         arguments: build arguments.
         start: environment variables for the measurement of the cold start. None: the cold start is not measured.
-        command: command for this measurement. Empty: the command of the image.
-        check: health check for this measurement. Empty: the health check of the image.
-        gpu: the image is the variant for GPUs, with the tag suffix `-gpu`.
+        command: command for the measurement of the cold start. Empty: the command of the image.
+        check: health check for the measurement of the cold start. Empty: the health check of the image.
+        gpu: whether the image is the variant for GPUs. Its tag ends in `-gpu`.
     """
 
     dockerfile: str
@@ -54,7 +54,7 @@ class Image:
     gpu: bool = False
 
     def tag(self, name: str) -> str:
-        """Return the name and tag of the image."""
+        """Return the image reference, such as `arlarena/trainer:0.1.0`. `name`: key of the image in `IMAGES`."""
         return f"arlarena/{name.removesuffix('-gpu')}:{VERSION}{'-gpu' if self.gpu else ''}"
 
 
@@ -106,7 +106,7 @@ def docker(*arguments: str) -> str:
 
 
 def revision() -> str:
-    """Return the commit of the checkout, with the suffix `-dirty` if files have changed. Without git: `unknown`."""
+    """Return the commit of the checkout. If files have changed, add `-dirty`. Without git, return `unknown`."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
     done = subprocess.run(command, text=True, capture_output=True, check=False)
     return done.stdout.strip() or "unknown"
@@ -137,15 +137,15 @@ def build(names: list[str], options: list[str]) -> int:
 
 
 def size(tag: str) -> float:
-    """Return the size of an image in MB (1,000,000 bytes)."""
+    """Return the size of the image with this tag, in MB (1,000,000 bytes)."""
     return int(docker("image", "inspect", "--format", "{{.Size}}", tag)) / MEGABYTE
 
 
 def cold_start(image: Image, tag: str) -> float | None:
-    """Return the seconds from `docker run` until a container is healthy, or None if `image.start` is None.
+    """Return the seconds from `docker run` until the container is healthy. Return None if `image.start` is None.
 
-    A healthy environment server, page or broker answers requests. Every other healthy service waits for its stage of
-    the run. The health check is executed again and again without a pause, instead of every 10 s.
+    A healthy environment server, page or broker answers requests. A healthy worker, policy server or trainer waits for
+    its stage of the run. This function repeats the health check without a pause. (Docker repeats it every 10 s.)
 
     Raises:
         TimeoutError: the container is not healthy after `START_TIMEOUT_S`.
@@ -162,14 +162,14 @@ def cold_start(image: Image, tag: str) -> float | None:
     try:
         while subprocess.run(["docker", "exec", container, *check], capture_output=True, check=False).returncode:
             if time.monotonic() - started > START_TIMEOUT_S:
-                raise TimeoutError(f"{tag} was not healthy in {START_TIMEOUT_S:g} s: {docker('logs', container)}")
+                raise TimeoutError(f"{tag} was not healthy within {START_TIMEOUT_S:g} s: {docker('logs', container)}")
         return time.monotonic() - started
     finally:
         docker("rm", "--force", container)
 
 
 def measure(names: list[str]) -> list[dict[str, object]]:
-    """Return the size of each image, the size over the base image (both in MB), and the cold start in seconds."""
+    """Measure images. Return one row per image: tag, size in MB, MB over the base image, cold start in seconds."""
     base = size(os.environ.get("BASE_IMAGE") or "python:3.11-slim")
     rows: list[dict[str, object]] = []
     for name in names:
@@ -197,7 +197,7 @@ def table(rows: list[dict[str, object]]) -> str:
 
 
 def third_party_images() -> dict[str, str]:
-    """Return the third-party images in compose.yaml and the Dockerfiles: variable → image."""
+    """Return the third-party images that compose.yaml and the Dockerfiles name: variable → image."""
     texts = [path.read_text() for path in (ROOT / "compose.yaml", *sorted((ROOT / "docker").glob("*.Dockerfile")))]
     text = "\n".join(texts)
     found = re.findall(r"\$\{(\w*IMAGE):-([^}]+)\}", text) + re.findall(r"^ARG (\w*IMAGE)=(\S+)$", text, re.MULTILINE)
@@ -205,7 +205,10 @@ def third_party_images() -> dict[str, str]:
 
 
 def pin() -> int:
-    """Print a line for `.env` for each third-party image, with its digest. Return the exit status."""
+    """Print one line for `.env` per third-party image: VARIABLE=IMAGE@DIGEST.
+
+    Return the exit status: 1 if an image cannot be pulled, else 0.
+    """
     status = 0
     for variable, image in third_party_images().items():
         try:
@@ -232,7 +235,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run the command. Return the exit status."""
+    """Run the command `build`, `measure` or `pin`. Return the exit status."""
     options = parse(sys.argv[1:])
     names = options.names or list(CPU_IMAGES)
     if options.command == "pin":

@@ -5,9 +5,10 @@
 
 Every call creates new values and prints the Secrets as JSON. After a second call, restart the pods
 (docs/how-to/operate.md). The script leaves no file: openssl writes the keys of the certificate into a temporary
-directory, and the script removes this directory. No command line contains a value. Needs the program openssl.
+directory, and the script removes this directory. No command line contains a secret. The program openssl must be
+installed.
 
---days N: how long the certificate of Redis is valid (default: 365).
+--days N: number of days for which the certificate of Redis is valid (default: 365).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ HOSTS = ("redis", f"redis.{NAMESPACE}", f"redis.{NAMESPACE}.svc", f"redis.{NAMES
 
 
 def keys() -> dict[str, set[str]]:
-    """Returns the keys of all Secrets: name of the Secret → keys."""
+    """Returns the names and keys of all Secrets that this script creates: name of the Secret → its keys."""
     tokens = {name: {"token"} for name in TOKENS}
     users = {f"redis-{role}": {"username", "password", "tls"} for role in ROLES}
     return tokens | users | {"redis-users": {"users.acl"}, "redis-ca": {"ca.crt"}, "redis-tls": set(_TLS)}
@@ -42,9 +43,10 @@ _TLS = ("ca.crt", "tls.crt", "tls.key")
 
 
 def certificate(days: int) -> dict[str, str]:
-    """Returns ca.crt, tls.crt and tls.key for Redis.
+    """Creates a certificate for Redis. Returns the files ca.crt, tls.crt and tls.key: name → text.
 
-    A new certificate authority signs the certificate. The private key of the authority is deleted. `days`: validity.
+    A new certificate authority signs the certificate, which is valid for `days` days. The private key of the authority
+    is deleted.
 
     Raises:
         RuntimeError: openssl is missing or failed.
@@ -88,14 +90,14 @@ def values(days: int) -> dict[str, dict[str, str]]:
 
 
 def manifest(name: str, data: dict[str, str]) -> dict[str, object]:
-    """Returns the Secret as an object of Kubernetes."""
+    """Returns a Secret as a Kubernetes object. `data`: key → text."""
     encoded = {key: base64.b64encode(text.encode()).decode() for key, text in data.items()}
     metadata = {"name": name, "namespace": NAMESPACE, "labels": {"app.kubernetes.io/part-of": "arlarena"}}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": encoded}
 
 
 def main() -> int:
-    """Print the Secrets as one List. Returns the exit status."""
+    """Print all Secrets as one Kubernetes object of kind List. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--days", type=int, default=365)
     days = parser.parse_args().days

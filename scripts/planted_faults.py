@@ -27,19 +27,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FAULTS_FILE = "tests/data/planted_faults.toml"
 DISTRIBUTIONS: tuple[str, ...] = tuple(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["src"])
-# Files that are not copied if the checkout has no version control.
+# If git cannot list the files of the checkout, `copy_checkout` copies all files except these.
 NOT_COPIED = shutil.ignore_patterns(".venv*", ".git", "runs", "__pycache__", ".*_cache")
 TIMEOUT_S = 300.0  # limit for the tests of one fault; they take a few seconds on an idle machine
 NOT_IMPORTED = 70  # exit status of `DRIVER` if the changed module cannot be imported
-# Imports the changed module from the copy, then runs the tests. If the import fails, for example because of a syntax
-# error, the fault does not count as caught.
+# A program that imports the changed module from the copy, and then runs the tests. If the import fails, for example
+# because of a syntax error, the fault does not count as caught.
 DRIVER = f"""
 import importlib, sys
 import pytest
 name, root, *arguments = sys.argv[1:]
 try:
     file = importlib.import_module(name).__file__
-    assert file.startswith(root), f"{{file}} was imported, which is not below {{root}}"
+    assert file.startswith(root), f"the imported file {{file}} is not in the folder {{root}}"
 except BaseException as error:
     print(f"{{name}}: {{error!r}}")
     sys.exit({NOT_IMPORTED})
@@ -72,7 +72,7 @@ class PlantedFault:
 
     @property
     def module(self) -> str:
-        """The name of the module in `file`. If `file` is not a Python file, the nearest enclosing package."""
+        """The dotted name of the module in `file`. If `file` is not a Python file: its nearest enclosing package."""
         path = Path(self.file)
         while path.suffix != ".py" and not (ROOT / path / "__init__.py").exists():
             path = path.parent
@@ -81,7 +81,7 @@ class PlantedFault:
 
 
 def read_faults(root: Path = ROOT) -> list[PlantedFault]:
-    """Return the faults of the list, in order."""
+    """Return the faults in `FAULTS_FILE`, in the order of the file. `root`: folder of the checkout."""
     tables = tomllib.loads((root / FAULTS_FILE).read_text())
     return [
         PlantedFault(name, table["file"], table["text"], table["fault"], tuple(table["tests"]))
@@ -90,7 +90,7 @@ def read_faults(root: Path = ROOT) -> list[PlantedFault]:
 
 
 def copy_checkout(target: Path) -> None:
-    """Copy the checkout's files to `target`, without the files that git ignores."""
+    """Copy the checkout's files to `target`, without the files that git ignores. Compile the copied packages."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
@@ -99,15 +99,15 @@ def copy_checkout(target: Path) -> None:
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
-    # By default, Python recompiles a file only if its time in seconds or its size has changed. Python would then run
-    # old bytecode after a fault that does not change the size. With `checked-hash`, Python compares a hash of the
-    # source.
+    # By default, Python recompiles a file only if its modification time (in seconds) or its size has changed. Python
+    # would then run the old bytecode after a quick change of equal size. With `checked-hash`, Python compares a hash of
+    # the source.
     compiling = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", *DISTRIBUTIONS]
     subprocess.run(compiling, cwd=target, env=environment_of(target), check=True)
 
 
 def environment_of(root: Path) -> dict[str, str]:
-    """Return environment variables for Python processes that use the packages and the bytecode below `root`."""
+    """Return the environment variables with which Python uses the packages and the bytecode in the folder `root`."""
     paths = os.pathsep.join(str(root / distribution) for distribution in DISTRIBUTIONS)
     changes = {"PYTHONPATH": paths, "PYTHONPYCACHEPREFIX": str(root / ".bytecode"), "OMP_NUM_THREADS": "1"}
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | changes
@@ -118,13 +118,13 @@ def planted(root: Path, fault: PlantedFault) -> Iterator[None]:
     """Insert a fault into the copy at `root`. Restore the file at the end of the `with` block.
 
     Raises:
-        ValueError: the text that the fault replaces does not occur exactly once in its file.
+        ValueError: `fault.text` does not occur exactly once in `fault.file`.
     """
     file = root / fault.file
     source = file.read_text()
     if source.count(fault.text) != 1:
         raise ValueError(
-            f"{fault.name}: the text to replace occurs {source.count(fault.text)} times in {fault.file}; once is needed"
+            f"{fault.name}: the text to replace occurs {source.count(fault.text)} times in {fault.file}, not once"
         )
     file.write_text(source.replace(fault.text, fault.replacement))
     try:
@@ -134,7 +134,10 @@ def planted(root: Path, fault: PlantedFault) -> Iterator[None]:
 
 
 def run_tests(root: Path, module: str, tests: Sequence[str], *flags: str, timeout_s: float) -> tuple[int, str]:
-    """Run tests of the copy at `root`. Return pytest's exit status (-1 after a timeout) and its output."""
+    """Run tests in the copy at `root`. Return (exit status of pytest, output).
+
+    The exit status is -1 after a timeout, and `NOT_IMPORTED` if the module `module` cannot be imported.
+    """
     command = [sys.executable, "-c", DRIVER, module, str(root), *PYTEST, *flags, *tests]
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
@@ -158,7 +161,10 @@ def run_tests(root: Path, module: str, tests: Sequence[str], *flags: str, timeou
 
 
 def verdict_of(code: int, output: str) -> tuple[bool, str]:
-    """Return (True, the test that caught the fault) or (False, the reason why the fault was not caught)."""
+    """Judge a run of the tests of a fault. `code`, `output`: results of `run_tests`. Return (caught, detail).
+
+    `detail` is the test that caught the fault. If no test caught the fault, `detail` is the reason.
+    """
     failed = _FAILED.search(output)
     if code == 1 and failed:
         return True, failed[1]
@@ -168,7 +174,7 @@ def verdict_of(code: int, output: str) -> tuple[bool, str]:
 
 
 def check_all(root: Path, faults: Sequence[PlantedFault]) -> int:
-    """Check `faults` in the copy at `root`. Return the exit status."""
+    """Check in the copy at `root` whether tests catch `faults`. Return the exit status: 0 if all are caught, else 1."""
     tests = list(dict.fromkeys(test for fault in faults for test in fault.tests))
     began = time.monotonic()
     code, output = run_tests(root, "arlarena.proto.config", tests, timeout_s=len(tests) * TIMEOUT_S)
@@ -189,7 +195,7 @@ def check_all(root: Path, faults: Sequence[PlantedFault]) -> int:
 
 
 def main(names: Sequence[str]) -> int:
-    """Check the named faults, or all faults."""
+    """Check the faults with these names. Without names, check all faults. Return the exit status."""
     faults = read_faults()
     known = [fault.name for fault in faults]
     if unknown := sorted(set(names) - set(known)):

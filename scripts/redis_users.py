@@ -12,12 +12,12 @@ _HASH = re.compile(r"\{hash:(\w+)\}")
 
 
 def users_file(passwords: Mapping[str, str]) -> str:
-    """Returns the ACL file of Redis, with the SHA-256 of each password. `passwords`: role → password.
+    """Returns the text of the ACL file of Redis, with one user for each role in `passwords` (role → password).
 
-    Roles without a password are left out.
+    The file contains the SHA-256 of each password. Users of the template for other roles are left out.
 
     Raises:
-        ValueError: the template has no user for a role.
+        ValueError: the template has no user for a role in `passwords`.
     """
     # Redis allows no comments in this file.
     lines = [line for line in TEMPLATE.read_text().splitlines() if not line.startswith("#")]

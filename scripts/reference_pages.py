@@ -129,7 +129,7 @@ def help_of(command: str) -> str:
 
 
 def subcommands(text: str) -> list[str]:
-    """Return the names below `Commands:` in a help text."""
+    """Return the names of the subcommands that a help text lists under `Commands:`."""
     return re.findall(r"^  ([a-z]+) ", text.partition("\nCommands:\n")[2], re.MULTILINE)
 
 
@@ -170,7 +170,7 @@ def openapi() -> dict[str, Any]:
 
 
 def kind(schema: dict[str, Any]) -> str:
-    """Describe a schema in words, with links to the types on this page."""
+    """Describe a JSON schema in words, with links to the types on the page about the HTTP API."""
     if "$ref" in schema:
         name = schema["$ref"].rsplit("/", 1)[1]
         return f"[{name}](#{name.lower()})"
@@ -229,7 +229,7 @@ def http_api() -> str:
 
 
 def registries() -> dict[str, CollectorRegistry]:
-    """Return the metrics registries: server → registry. Starts no server."""
+    """Return the Prometheus registry of each server: name of the server → registry. Starts no server."""
     numbers = dict.fromkeys(("running", "waiting", "slots", "cached_prompts"), 0)
     engine = SimpleNamespace(**numbers, version="", counters=Counters())
     push = SimpleNamespace(outcomes={})
@@ -271,7 +271,7 @@ PAGES = {
 
 
 def main() -> int:
-    """Write the pages, or check them."""
+    """Write the generated pages, or check them (`--check`). Return the exit status."""
     wanted = {path: write() for path, write in PAGES.items()}
     return write_or_check(wanted)
 

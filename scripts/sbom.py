@@ -26,7 +26,7 @@ LIST_DEBIAN = ("dpkg-query", "--show", "--showformat", "${Package}=${Version}=${
 
 
 def in_image(tag: str, *command: str) -> str:
-    """Return the output of a command in a container of the image."""
+    """Run a command in a new container of the image, without a network. Return the output of the command."""
     words = ["docker", "run", "--rm", "--network", "none", "--read-only", "--entrypoint", command[0], tag, *command[1:]]
     return subprocess.run(words, check=True, text=True, stdout=subprocess.PIPE).stdout
 
@@ -56,7 +56,7 @@ def debian_components(listed: str) -> list[dict[str, str]]:
 
 
 def document(name: str) -> dict[str, Any]:
-    """Return the CycloneDX document of an image."""
+    """Return the CycloneDX document of an image: its Python packages and its Debian packages."""
     tag = IMAGES[name].tag(name)
     made: dict[str, Any] = {"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1}
     if name != "redis":
@@ -67,7 +67,10 @@ def document(name: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Write the documents of the images on the command line. Default: all images for CPUs. Return the exit status."""
+    """Write the document of each image that the command line names. Without a name, write those of all CPU images.
+
+    Return the exit status.
+    """
     names = sys.argv[1:] or list(CPU_IMAGES)
     if unknown := [name for name in names if name not in IMAGES]:
         print(f"error: there is no image {unknown[0]!r}; known: {', '.join(IMAGES)}", file=sys.stderr)

@@ -17,7 +17,13 @@ RESULTS = "benchmarks/results"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The commands that check a part, in order. `extras`: the optional Python environments that the commands need."""
+    """A part of ARLArena, with the commands that check it.
+
+    Attributes:
+        description: what the commands check, and how long they take.
+        commands: arguments of Python for each command, in order.
+        extras: the optional Python environments that the commands need (`make setup EXTRA=…`).
+    """
 
     description: str
     commands: tuple[tuple[str, ...], ...]
@@ -25,12 +31,18 @@ class Part:
 
 
 def tests(*paths: str) -> tuple[str, ...]:
-    """Return the command that runs these tests."""
+    """Return the command that runs the tests in `paths`: arguments of Python."""
     return ("-m", "pytest", "-q", "-rs", *paths)
 
 
 def benchmark(module: str, result: str, *flags: str) -> tuple[str, ...]:
-    """Return the command that runs a module of `benchmarks` and writes its result to `RESULTS`."""
+    """Return the command that runs a benchmark: arguments of Python.
+
+    Args:
+        module: module in the package `benchmarks`.
+        result: name of the result file in `RESULTS`, without `.json`.
+        flags: further arguments of the benchmark.
+    """
     return ("-m", f"benchmarks.{module}", *flags, "--out", f"{RESULTS}/{result}.json")
 
 
@@ -96,7 +108,10 @@ PARTS = {
 
 
 def main() -> int:
-    """Run the commands of the parts on the command line. Return the exit status of the first failed command, else 0."""
+    """Run the commands of each part that the command line names.
+
+    Return the exit status of the first command that fails, else 0. Return 2 if a part does not exist.
+    """
     names = sys.argv[1:]
     if not names or set(names) - set(PARTS):
         print("usage: make verify PART=NAME, where NAME is one of")

@@ -2,7 +2,7 @@
 
     .venv/bin/python -m scripts.wheels OUT
 
-The build uses the pinned build back end in .venv. Packages from OUT do not need the checkout:
+The build uses the pinned build back end in .venv. The wheels in OUT can be installed without the checkout:
 
     pip install --find-links OUT arlarena-console arlarena-env-server arlarena-guess
 """
@@ -26,7 +26,7 @@ def build(out: Path) -> int:
 
 
 def main() -> int:
-    """Build the wheels into the folder that the command line names."""
+    """Build the wheels into the folder OUT. Return the exit status: 2 after a wrong command line, else pip's."""
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         print("usage: .venv/bin/python -m scripts.wheels OUT", file=sys.stderr)
         return 2

@@ -1,8 +1,8 @@
 """Renders the overlays of k8s/ and checks them: `python -m scripts.manifests [OVERLAY ...]`.
 
-OVERLAY: a folder of k8s/overlays; default: all. The checks are: schemas (strict), the Pod Security level "restricted",
-images, secrets, names and addresses that do not exist, and NetworkPolicies. Exit status: 1 if there is a fault.
-`python scripts/setup.py kubernetes` installs the packages of the checks.
+OVERLAY: a folder in k8s/overlays; default: all folders. The program checks schemas (strictly), the Pod Security level
+"restricted", images, secrets, names, addresses and NetworkPolicies. Exit status: 1 if an overlay has a fault.
+`python scripts/setup.py kubernetes` installs the packages that the checks need.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from scripts.manifests.check import OVERLAYS, RenderError, faults_of, render
 
 
 def main() -> int:
-    """Check the overlays of the command line. Returns the exit status."""
+    """Check the overlays that the command line names. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.manifests", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,7 +1,7 @@
 """Checks the addresses and file names in command lines, variables and configuration files.
 
 Each address must name an existing Service and a port of this Service. A URL of Redis must use TLS and an existing user.
-Each file name below a mounted ConfigMap or Secret must exist.
+Each path in the mount path of a ConfigMap or Secret must be an existing file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ HOST = re.compile(r"^(?:--master-addr=(?P<host>[\w.-]+)|(?P<name>[\w.-]+):(?P<po
 
 
 def address_faults(overlay: Overlay) -> Iterator[ManifestFault]:
-    """Yields a fault for each missing address or file, and for each Redis URL without TLS or with an unknown user."""
+    """Yields a fault for each wrong address, each missing file, and each wrong URL of Redis.
+
+    A URL of Redis is wrong if it does not use TLS, or if its user does not exist.
+    """
     for pods in overlay.pods:
         for text in _texts(pods):
             for message in (*_addresses(overlay, text), *_files(overlay, pods, text)):
@@ -53,7 +56,7 @@ def _addresses(overlay: Overlay, text: str) -> Iterator[str]:
             if groups["scheme"] == "redis":
                 yield f"{host} is used without TLS; write rediss://"
             if groups["user"] not in ROLES:
-                yield f"{groups['user']} is not a user of Redis; these exist: {', '.join(ROLES)}"
+                yield f"{groups['user']} is not a user of Redis; the users are {', '.join(ROLES)}"
 
 
 def _address(overlay: Overlay, host: str, port: int | None) -> Iterator[str]:
@@ -79,13 +82,16 @@ def _address(overlay: Overlay, host: str, port: int | None) -> Iterator[str]:
 
 
 def _pod_names(overlay: Overlay, service: str) -> list[str]:
-    """Returns regular expressions for the names of the pods in a headless Service."""
+    """Returns regular expressions for the names of the pods of a headless Service."""
     sets = [obj for obj in overlay.of_kind("StatefulSet") if obj["spec"].get("serviceName") == service]
     return [rf"{re.escape(obj['metadata']['name'])}-(\d+|\{{pod\}})" for obj in sets]
 
 
 def _created_services(overlay: Overlay) -> dict[str, list[str]]:
-    """Returns the headless Services that controllers create: name → regular expressions for the names of the pods."""
+    """Returns the headless Services that the controllers of JobSet and LeaderWorkerSet create.
+
+    The result is name of the Service → regular expressions for the names of its pods.
+    """
     created = {}
     for obj in overlay.of_kind("JobSet"):
         name = obj["metadata"]["name"]
@@ -106,7 +112,7 @@ def _numbers(count: int) -> str:
 
 
 def _files(overlay: Overlay, pods: Pods, text: str) -> Iterator[str]:
-    """Yields a message for each file name in `text` below a mounted ConfigMap or Secret, if there is no such file."""
+    """Yields a message for each path in `text` that is in a mounted ConfigMap or Secret, but is not a file there."""
     volumes = {volume["name"]: volume for volume in pods.spec.get("volumes", [])}
     for container in pods.containers:
         for mount in container.get("volumeMounts", []):

@@ -25,7 +25,9 @@ class RenderError(RuntimeError):
 
 
 def render(name: str) -> Overlay:
-    """Returns the objects of an overlay. `name`: a folder of `k8s/overlays`, or the absolute path of another folder.
+    """Renders an overlay with kustomize. Returns its objects.
+
+    `name`: a folder in `k8s/overlays`, or the absolute path of another folder.
 
     Raises:
         RenderError: kustomize cannot render the overlay.
@@ -38,9 +40,9 @@ def render(name: str) -> Overlay:
 
 
 def faults_of(overlay: Overlay) -> list[ManifestFault]:
-    """Returns the faults of an overlay, sorted by object.
+    """Runs all checks. Returns the faults of an overlay, sorted by object.
 
-    If an object violates its schema, the other checks can miss faults.
+    If an object violates its schema, the list of other faults can be incomplete.
     """
     broken = list(schema_faults(overlay))
     names = {fault.name for fault in broken}
@@ -54,7 +56,7 @@ def _faults(
 ) -> list[ManifestFault]:
     """Returns the faults that a check finds. `broken`: the names of the objects that violate their schema.
 
-    Such an object can cause an error in the check. In this case, returns no faults.
+    An object that violates its schema can make the check fail. If the check fails, returns no faults.
     """
     try:
         return list(check(overlay))

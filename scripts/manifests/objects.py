@@ -12,9 +12,9 @@ NAMESPACE = "arlarena"
 
 @dataclass(frozen=True, slots=True, order=True)
 class ManifestFault:
-    """A fault of one object. `message`: the fault and its fix."""
+    """A fault of one Kubernetes object. `name`: Kind/name of the object. `message`: the fault and its fix."""
 
-    name: str  # Kind/name
+    name: str
     message: str
 
     def __str__(self) -> str:
@@ -27,7 +27,10 @@ class Pods:
 
     Attributes:
         owner: Kind/name of the object that contains the template.
-        claims: names of the claims that the owner creates for each pod.
+        namespace: namespace of the object that contains the template.
+        labels: labels of the pods.
+        spec: the template's `spec`.
+        claims: names of the volume claims that the owner creates for each pod.
     """
 
     owner: str
@@ -50,14 +53,14 @@ class Pods:
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """All objects of an overlay."""
+    """All objects of a rendered overlay, and the pods that they create."""
 
     objects: tuple[Object, ...]
     pods: tuple[Pods, ...] = field(default=())
 
     @classmethod
     def of(cls, objects: list[Object]) -> Overlay:
-        """Returns the overlay with these objects."""
+        """Returns the overlay with these objects and their pods."""
         return cls(tuple(objects), tuple(pods for obj in objects for pods in pods_of(obj)))
 
     def of_kind(self, *kinds: str) -> list[Object]:
@@ -70,12 +73,12 @@ class Overlay:
 
 
 def name_of(obj: Object) -> str:
-    """Returns Kind/name."""
+    """Returns Kind/name of a Kubernetes object."""
     return f"{obj.get('kind', '(no kind)')}/{obj.get('metadata', {}).get('name', '(no name)')}"
 
 
 def pods_of(obj: Object) -> Iterator[Pods]:
-    """Yields one `Pods` for each pod template of an object."""
+    """Yields one `Pods` for each pod template of a Kubernetes object."""
     kind, spec = obj.get("kind"), obj.get("spec", {})
     if kind in ("Deployment", "StatefulSet", "DaemonSet", "Job", "ReplicaSet"):
         yield _pods(obj, spec.get("template", {}), spec.get("volumeClaimTemplates", []))
@@ -102,8 +105,9 @@ def _pods(obj: Object, template: Object, claims: list[Object] | None = None) -> 
 
 
 def selects(selector: Object | None, labels: dict[str, str]) -> bool:
-    """Whether a label selector (`matchLabels`, `matchExpressions`) selects pods with these labels. An empty selector
-    selects all pods; None selects no pod.
+    """Whether a label selector (`matchLabels`, `matchExpressions`) selects pods with these labels.
+
+    An empty selector selects all pods. None selects no pod.
     """
     if selector is None:
         return False

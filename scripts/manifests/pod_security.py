@@ -44,7 +44,7 @@ def _pod(pods: Pods) -> Iterator[str]:
 
 
 def _security(pods: Pods, container: Object) -> Iterator[str]:
-    """Yields the violations of the level "restricted", and a writable root file system."""
+    """Yields the violations of the Pod Security level "restricted". A writable root file system is also a violation."""
     own = container.get("securityContext", {})
     merged = {**pods.spec.get("securityContext", {}), **own}
     if merged.get("runAsNonRoot") is not True:
@@ -64,13 +64,16 @@ def _security(pods: Pods, container: Object) -> Iterator[str]:
     if any("hostPort" in port for port in container.get("ports", [])):
         yield "it uses a port of the node; remove hostPort"
     if own.get("readOnlyRootFilesystem") is not True:
-        yield "set securityContext.readOnlyRootFilesystem: true, and mount an emptyDir where it writes"
+        yield "set securityContext.readOnlyRootFilesystem: true, and mount an emptyDir where the container writes"
 
 
 def _container(pods: Pods, container: Object) -> Iterator[str]:
     image = container.get("image", "")
     if not IMAGES.fullmatch(image):
-        yield f"image {image!r} is not in the list; use an image of ARLArena with its version, or extend IMAGES"
+        yield (
+            f"image {image!r} is not in the list of images. Either use an image of ARLArena with its version, "
+            "or extend IMAGES in scripts/manifests/pod_security.py"
+        )
     yield from _secrets(container)
     resources = container.get("resources", {})
     if not {"cpu", "memory"} <= set(resources.get("requests", {})) or "memory" not in resources.get("limits", {}):
@@ -79,12 +82,12 @@ def _container(pods: Pods, container: Object) -> Iterator[str]:
     if any(port.get("name") != "metrics" for port in container.get("ports", [])):
         missing = [name for name in ("startupProbe", "readinessProbe", "livenessProbe") if name not in container]
         if missing:
-            yield f"it serves a port but has no {', '.join(missing)}"
+            yield f"it serves a port but has no {', '.join(missing)}; add {'it' if len(missing) == 1 else 'them'}"
 
 
 def _secrets(container: Object) -> Iterator[str]:
-    """Yields a message for each secret that the process list or the manifest shows. Secrets must be in files."""
-    fix = "mount a Secret, and give the file (NAME_FILE)"
+    """Yields a message for each secret in a command line or an environment variable. Secrets must be in files."""
+    fix = "mount the Secret as a file, and pass the path in a variable that ends in _FILE"
     words = " ".join(map(str, [*container.get("command", []), *container.get("args", [])]))
     probes = [container.get(name, {}) for name in ("startupProbe", "readinessProbe", "livenessProbe")]
     texts = [words, *(" ".join(probe.get("exec", {}).get("command", [])) for probe in probes)]
@@ -99,4 +102,4 @@ def _secrets(container: Object) -> Iterator[str]:
         elif SECRET_NAME.search(name) and not name.endswith("_FILE") and value:
             yield f"the value of {name} is a secret; {fix}"
         if "secretKeyRef" in variable.get("valueFrom", {}):
-            yield f"{name} is a secret in an environment variable, which child processes and dumps show; {fix}"
+            yield f"{name} is a secret in an environment variable, so child processes can read the secret; {fix}"

@@ -12,7 +12,7 @@ DIRECTIONS = (("Ingress", "ingress", "from"), ("Egress", "egress", "to"))
 
 
 def policy_faults(overlay: Overlay) -> Iterator[ManifestFault]:
-    """Yields the faults of all policies, and of pods without a policy."""
+    """Yields the faults of all NetworkPolicies, and a fault for each pod that no NetworkPolicy restricts."""
     for pods in overlay.pods:
         for direction, _, _ in DIRECTIONS:
             if not any(direction in policy_types(policy) for policy in policies_of(overlay, pods)):
@@ -24,14 +24,14 @@ def policy_faults(overlay: Overlay) -> Iterator[ManifestFault]:
 
 
 def policy_types(policy: Object) -> list[str]:
-    """Returns the directions that a policy restricts."""
+    """Returns the directions of traffic that a NetworkPolicy restricts: "Ingress", "Egress" or both."""
     spec = policy["spec"]
     types: list[str] = spec.get("policyTypes") or ["Ingress", *(["Egress"] if "egress" in spec else [])]
     return types
 
 
 def policies_of(overlay: Overlay, pods: Pods) -> list[Object]:
-    """Returns the policies that select these pods."""
+    """Returns the NetworkPolicies that select these pods."""
     return [
         obj
         for obj in overlay.of_kind("NetworkPolicy")
@@ -59,7 +59,10 @@ def _policy(overlay: Overlay, policy: Object) -> Iterator[str]:
 
 
 def _allows_all(rule: Object, peers: str) -> str | None:
-    """Returns a description of a rule's peers if the rule allows too many peers. Otherwise returns None."""
+    """Checks whether a rule of a NetworkPolicy allows too many peers.
+
+    Returns a description of the peers if the rule allows too many, otherwise None. `peers`: "from" or "to".
+    """
     if not rule.get(peers):
         return "all peers"
     for peer in rule[peers]:
@@ -80,7 +83,7 @@ def _ports(found: list[Pods], rule: Object) -> Iterator[str]:
 
 
 def can_connect(overlay: Overlay, source: Pods, target: Pods, port: int) -> bool:
-    """Whether the policies of both ends allow a TCP connection between pods of one namespace."""
+    """Whether the NetworkPolicies allow a TCP connection from `source` to `port` of `target`, in the same namespace."""
     egress = _rules(overlay, source, "Egress", "egress")
     ingress = _rules(overlay, target, "Ingress", "ingress")
     return (egress is None or any(_matches(rule, "to", target, port, target.ports) for rule in egress)) and (
@@ -89,7 +92,10 @@ def can_connect(overlay: Overlay, source: Pods, target: Pods, port: int) -> bool
 
 
 def _rules(overlay: Overlay, pods: Pods, direction: str, rules: str) -> list[Object] | None:
-    """Returns all rules for one direction of these pods' traffic, or None if no policy restricts this direction."""
+    """Returns the rules of all NetworkPolicies for one direction of the traffic of these pods.
+
+    Returns None if no NetworkPolicy restricts this direction.
+    """
     policies = [policy for policy in policies_of(overlay, pods) if direction in policy_types(policy)]
     return [rule for policy in policies for rule in policy["spec"].get(rules, [])] if policies else None
 

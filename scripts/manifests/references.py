@@ -1,4 +1,4 @@
-"""Checks that names refer to existing objects: ConfigMaps, Secrets, claims, volumes, ports, selectors and targets."""
+"""Checks that all names refer to existing things: ConfigMaps, Secrets, volume claims, volumes, ports, pods, targets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 
 def reference_faults(overlay: Overlay) -> Iterator[ManifestFault]:
-    """Yields a fault for each name without an object."""
+    """Yields a fault for each name that refers to nothing, such as the name of a missing ConfigMap or port."""
     for pods in overlay.pods:
         for message in (*_sources(overlay, pods), *_mounts(pods), *_probes(pods), *_classes(overlay, pods)):
             yield ManifestFault(pods.owner, message)
@@ -29,7 +29,7 @@ def reference_faults(overlay: Overlay) -> Iterator[ManifestFault]:
 
 
 def config_files(overlay: Overlay, name: str) -> set[str] | None:
-    """Returns the keys of a ConfigMap, or None if it does not exist."""
+    """Returns the keys of the ConfigMap `name`. Returns None if the overlay has no such ConfigMap."""
     found = [obj for obj in overlay.of_kind("ConfigMap") if obj["metadata"]["name"] == name]
     return set(found[0].get("data", {})) | set(found[0].get("binaryData", {})) if found else None
 
@@ -44,7 +44,7 @@ def _missing(overlay: Overlay, kind: str, name: str, wanted: set[str]) -> Iterat
 
 
 def _sources(overlay: Overlay, pods: Pods) -> Iterator[str]:
-    """Yields a message for each missing ConfigMap, Secret or claim of a pod."""
+    """Yields a message for each missing ConfigMap, Secret or volume claim that these pods use."""
     for container in pods.containers:
         for source in container.get("envFrom", []):
             for key, kind in (("configMapRef", "ConfigMap"), ("secretRef", "Secret")):
@@ -64,7 +64,10 @@ def _sources(overlay: Overlay, pods: Pods) -> Iterator[str]:
 
 
 def volume_sources(volume: Object) -> Iterator[tuple[str, str, dict[str, str]]]:
-    """Yields (kind, name, files) for each ConfigMap and Secret of a volume. `files`: key → file (empty: all keys)."""
+    """Yields (kind, name, files) for each ConfigMap and Secret of a volume.
+
+    `files` is key → file name. If `files` is empty, the volume contains all keys, and the keys are the file names.
+    """
     sources = [volume, *volume.get("projected", {}).get("sources", [])]
     for source in sources:
         for key, kind, name in (("configMap", "ConfigMap", "name"), ("secret", "Secret", "secretName")):
@@ -126,7 +129,7 @@ def _stateful_set(overlay: Overlay, obj: Object) -> Iterator[str]:
     if not service:
         yield f"serviceName {name} does not exist; correct the name, or add the Service"
     elif service[0]["spec"].get("clusterIP") != "None":
-        yield f"Service {name} gives its pods no names; set clusterIP: None"
+        yield f"Service {name} creates no DNS names for its pods; set clusterIP: None"
 
 
 def _budget(overlay: Overlay, obj: Object) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Checks each object against the schema of its kind. Unknown fields are faults.
 
-The schemas of Kubernetes' own kinds are in the package kubernetes-validate. `k8s/schemas` has the schemas of the other
-kinds, from their custom resource definitions (KEDA, JobSet, LeaderWorkerSet, Prometheus operator).
+The package kubernetes-validate has the schemas of Kubernetes' own kinds. The folder `k8s/schemas` has the schemas of
+custom kinds (KEDA, JobSet, LeaderWorkerSet, Prometheus operator).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ VERSION = "1.34"  # the oldest version of Kubernetes that the guide allows
 
 @functools.cache
 def custom_kinds() -> dict[tuple[str, str], jsonschema.Draft7Validator]:
-    """Returns the validators of the kinds in `k8s/schemas`: (API version, kind) → validator."""
+    """Returns the validators of the custom kinds in `k8s/schemas`: (API version, kind) → validator."""
     schemas = [json.loads(path.read_text()) for path in sorted(SCHEMAS.glob("*.json"))]
     return {(obj["x-api-version"], obj["x-kind"]): jsonschema.Draft7Validator(obj) for obj in schemas}
 
@@ -54,7 +54,8 @@ def _builtin_faults(obj: Object) -> Iterator[ManifestFault]:
 
 
 def _fault(obj: Object, error: jsonschema.ValidationError) -> ManifestFault:
-    # For alternatives (anyOf), the outer error says only that no alternative fits. The deepest error has the reason.
+    # If a schema has alternatives (anyOf), the outer error says only that none of them fits. The deepest error contains
+    # the reason.
     deepest = jsonschema.exceptions.best_match([error]) or error
     path = ".".join(map(str, deepest.absolute_path)) or "object"
     return ManifestFault(name_of(obj), f"{path}: {deepest.message[:200]}; correct or remove this field")

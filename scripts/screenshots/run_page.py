@@ -2,16 +2,16 @@
 
     .venv/bin/python scripts/screenshots/run_page.py RUN... [--turn demo=t7.1.7/12] [--only VIEW...]
 
-RUN: finished runs with recorded groups, at least one of Sokoban. The script starts `arlarena view` on these runs, and
-opens each view in headless Chromium: 1440 and 390 pixels wide, light and dark. The pictures have the names
-VIEW-WIDTH-THEME.png.
+RUN: finished runs with recorded groups, including at least one run of Sokoban. The script starts `arlarena view` on
+these runs, and opens each view in headless Chromium. Each view has four pictures: 1440 and 390 pixels wide, light and
+dark. The file name of a picture is VIEW-WIDTH-THEME.png.
 
-- Views of one run show the first Sokoban run. The curves show all Sokoban runs.
+- A view of a single run shows the first Sokoban run. The curves show all Sokoban runs.
 - The view `behaviour` shows the first run of WebShop, if there is one. Otherwise it shows the first Sokoban run.
 - The views `episode-ENVIRONMENT` show one turn for each environment. `--turn` chooses the turn. By default, the script
   chooses the turn with the highest `interest`.
 
-Needs `make setup EXTRA=page` and Chromium.
+The script needs `make setup EXTRA=page` and Chromium.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-s
 THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 # Window width → maximum height of a picture, in pixels. The picture of a shorter page is shorter.
 HEIGHTS = {1440: 1150, 390: 1500}
-# Sizes of the two parts of a palette. With the most frequent colours, large areas keep their exact colour. The other
-# colours cover the complete colour range, so small marks keep their hue.
+# A palette has two parts of these sizes. The first part has the most frequent colours, so large areas keep their exact
+# colour. The colours of the second part cover the complete colour range, so small marks keep their hue.
 FREQUENT, RARE = 96, 128
 TIMEOUT_MS = 120_000
 ATTEMPTS = 4
@@ -52,8 +52,8 @@ ATTEMPTS = 4
 PAUSE_MS = 300
 INDEX_TIMEOUT_S = 600.0
 EPISODES = 200
-# Patterns of the actions of suitable turns, by environment. In TIR Math, every turn before the last is suitable,
-# because a program ran in it.
+# Environment → pattern. A turn is suitable for a picture if its action matches the pattern. In TIR Math, every turn
+# before the last is suitable, because a program ran in this turn.
 ACTIONS = {"sokoban": r".", "webshop": r"click\[(?!b0|buy|back|next|<)", "alfworld": r"(take|move|heat|clean|cool) ",
            "tir_math": r""}  # fmt: skip
 # The player walks to the box and pushes it once.
@@ -97,7 +97,7 @@ class Server:
             return json.load(reply)
 
     def runs(self) -> list[dict[str, Any]]:
-        """Wait until all episodes are indexed. Return the runs."""
+        """Wait until the page has indexed all episodes. Return the runs, as in the JSON of `/api/runs`."""
         end = time.monotonic() + INDEX_TIMEOUT_S
         while True:
             runs: list[dict[str, Any]] = self.get("runs")["runs"]
@@ -110,7 +110,7 @@ class Server:
 
 @contextlib.contextmanager
 def serve(runs: Sequence[Path]) -> Iterator[Server]:
-    """Start the server, and stop it at the end of the block."""
+    """Start `arlarena view` on these runs, and stop it at the end of the block."""
     with tempfile.TemporaryDirectory(prefix="screenshots-") as folder:
         server = Server(runs, Path(folder))
         try:
@@ -121,9 +121,10 @@ def serve(runs: Sequence[Path]) -> Iterator[Server]:
 
 
 def informative_turn(server: Server, runs: Sequence[str], environment: str) -> tuple[str, str]:
-    """Return (run, EPISODE/TURN) of the turn with the highest `interest`. The last turn of an episode is not suitable.
+    """Return (run, EPISODE/TURN) of the suitable turn with the highest `interest`.
 
-    Searches the trained episodes first, then all training episodes, then the episodes of evaluations.
+    A turn is suitable if it is not the last of its episode and its action matches `ACTIONS`. The search begins with
+    trained episodes. If no turn is suitable, it continues with all training episodes, then with evaluation episodes.
 
     Raises:
         SystemExit: no recorded episode has a suitable turn.
@@ -141,21 +142,28 @@ def informative_turn(server: Server, runs: Sequence[str], environment: str) -> t
 
 
 def interest(turn: dict[str, Any]) -> float:
-    """Return a score of a turn: it is high for tokens outside the clip, entropy, advantage and visits of its state."""
+    """Return a score: how much a picture of this turn shows.
+
+    These figures of the turn increase the score: the share of tokens outside the clip range, the entropy, the absolute
+    advantage, and the visits of the turn's state.
+    """
     figures = 5 * (turn["outside"] or 0.0) + (turn["mean_entropy"] or 0.0) + abs(turn["step_advantage"] or 0.0)
     return float(figures + min(turn["visits"] or 0, 6) / 6)
 
 
 def shots(server: Server, turns: dict[str, str]) -> list[Shot]:
-    """Return all views that the runs allow. `turns`: run → EPISODE/TURN to show."""
+    """Return the views to photograph. There is one view of an episode per environment of the runs.
+
+    `turns`: run → EPISODE/TURN to show in the view of an episode.
+    """
     by_environment: dict[str, list[str]] = {}
     for found in sorted(server.runs(), key=lambda one: str(one["id"])):
         by_environment.setdefault(found["environment"], []).append(found["id"])
     if "sokoban" not in by_environment:
-        raise SystemExit("give a run of Sokoban, such as that of configs/demo.toml")
+        raise SystemExit("no RUN is a run of Sokoban: add one, for example a run of configs/demo.toml")
     same, others = by_environment["sokoban"], [names[0] for name, names in by_environment.items() if name != "sokoban"]
     run = quote(same[0])
-    acting = quote(by_environment.get("webshop", same)[0])  # its actions differ more than the moves of Sokoban
+    acting = quote(by_environment.get("webshop", same)[0])  # actions in WebShop differ more than moves in Sokoban
     result = [
         Shot("runs", f"runs?selected={','.join(same)}", ".spark path"),
         Shot("run", f"run/{run}", "#summary"),
@@ -176,7 +184,7 @@ def shots(server: Server, turns: dict[str, str]) -> list[Shot]:
 
 
 def take(tab: Any, server: Server, shot: Shot, width: int) -> Image.Image:
-    """Return the picture of a view."""
+    """Open a view in the browser tab. Return a picture that is `width` pixels wide."""
     load(tab, f"{server.address}/#/{shot.route}", shot.ready)
     if shot.keys:
         tab.get_by_role("button", name="Start").click()
@@ -190,9 +198,12 @@ def take(tab: Any, server: Server, shot: Shot, width: int) -> Image.Image:
 
 
 def load(tab: Any, address: str, ready: str) -> None:
-    """Open an address until the element `ready` exists, at most `ATTEMPTS` times.
+    """Open an address, and wait until the element with the CSS selector `ready` exists. Try at most `ATTEMPTS` times.
 
     Requests can fail if the network addresses of the machine change.
+
+    Raises:
+        SystemExit: the element did not exist after any attempt.
     """
     for _ in range(ATTEMPTS):
         tab.goto("about:blank")
@@ -231,11 +242,11 @@ def write(picture: Image.Image, path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make the pictures."""
+    """Make the pictures of all views, or of the views in `--only`."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images" / "page", help="folder of the pictures")
-    parser.add_argument("--turn", action="append", default=[], metavar="RUN=EPISODE/TURN", help="turn to show")
+    parser.add_argument("--turn", action="append", default=[], metavar="RUN=EPISODE/TURN", help="turn of RUN to show")
     parser.add_argument("--only", nargs="+", default=(), metavar="VIEW", help="views to make; default: all")
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
