@@ -1,8 +1,8 @@
 """Games on which the oracle compares two engines: generated games of all task types, and one real game.
 
 Some generated games are mutated: facts in the `:init` of the PDDL problem are added, changed or removed. For example, a
-thing is cool, a lamp is on, or a thing is in two receptacles. ALFRED's own games contain combinations of such facts
-that the generator does not produce.
+thing is cool, a lamp is on, or a thing is in two receptacles. ALFRED's own games contain combinations of facts that our
+generator does not produce.
 """
 
 from __future__ import annotations
@@ -30,11 +30,14 @@ Facts = list[Fact]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A game to compare.
+    """A game on which the oracle compares the engines.
 
     Attributes:
+        name: name of the game.
         kind: "made" (generated), "mutated", "real", or a value of `VARIANTS`.
-        recipe: the parameters of the generated game and its mutations, or the name of the file. Can be written as JSON.
+        file: the texts of the game.
+        recipe: how to make the game again. For a generated game: its parameters and mutations. For a real game: the
+            name of its file. The recipe can be written as JSON.
     """
 
     name: str
@@ -44,7 +47,7 @@ class Case:
 
 
 def made(split: str, type_: str, size: HouseOptions, index: int) -> tuple[Draft, dict[str, Any]]:
-    """Generate a game of the task type `type_`. Return the game and its recipe."""
+    """Generate a game of the task type `type_`. Return (game, parameters that generate the game again)."""
     options = replace(size, types=(type_,))
     recipe: dict[str, Any] = {
         "split": split,
@@ -94,11 +97,11 @@ PUT = {
 
 
 def _as_variant(draft: Draft, stock: Path, variant: str) -> GameFile:
-    """Return the texts of a generated game in the form of another version of alfworld.
+    """Return the texts of a generated game in the form of another version of alfworld (`variant`: one of `VARIANTS`).
 
-    Most papers use the games of json_2.1.1. These games have no command `help`. Their command "put … in/on …" is called
-    "move … to …" in newer versions. Their response to `go to` contains the name of the location instead of the
-    receptacle. A patch in alfworld updates such games: it adds `help` to the domain and to the grammar.
+    Most papers use the games of the data set json_2.1.1. These games differ from newer games in three points. They have
+    no command `help`. They have the command "put … in/on …" instead of "move … to …". Their response to `go to` names
+    the location instead of the receptacle. A patch in alfworld adds `help` to the domain and grammar of old games.
     """
     file = file_of(draft)
     if variant == "older wording of put":
@@ -136,9 +139,9 @@ def _replace_all(text: str, words: dict[str, str]) -> str:
 
 
 def mutated(draft: Draft, recipe: dict[str, Any], random: Random) -> tuple[Draft, dict[str, Any]]:
-    """Apply 3 to 7 mutations to a game. Return the mutated game and its recipe.
+    """Apply 3 to 7 random mutations to a game. Return (mutated game, its recipe).
 
-    The recipe also lists the mutations, the added facts and the removed facts.
+    The new recipe is `recipe` with three more keys: the mutations, the added facts and the removed facts.
     """
     facts = list(draft.facts)
     names = random.sample(sorted(MUTATIONS), random.randint(3, 7))
@@ -201,15 +204,15 @@ def _gather_receptacles(facts: Facts, random: Random) -> Facts:
 
 
 def _add_second_receptacle(facts: Facts, random: Random) -> Facts:
-    """Put up to 5 things into a second, random receptacle at any location. They also stay in their first receptacle."""
+    """Put up to 5 things also into a second, random receptacle, at any location."""
     receptacles = sorted(fact[1] for fact in _facts(facts, "receptacleAtLocation"))
     return facts + [("inReceptacle", thing, random.choice(receptacles)) for thing in _sample(random, _things(facts), 5)]
 
 
 def _add_receptacle_at_same_location(facts: Facts, random: Random) -> Facts:
-    """Put up to 5 things into a second receptacle at the same location. They also stay in their first receptacle.
+    """Put up to 5 things also into a second receptacle at the location of their first receptacle.
 
-    Things whose location has only one receptacle are not chosen.
+    A thing is not chosen if there is only one receptacle at its location.
     """
     location_of = {receptacle: place for _, receptacle, place in _facts(facts, "receptacleAtLocation")}
     pairs = sorted(
@@ -222,7 +225,7 @@ def _add_receptacle_at_same_location(facts: Facts, random: Random) -> Facts:
 
 
 def _change_location(facts: Facts, random: Random) -> Facts:
-    """Move up to 5 things to locations of random receptacles, but do not change their facts `inReceptacle`."""
+    """Move up to 5 things to the location of a random receptacle. Do not change their facts `inReceptacle`."""
     places = sorted({fact[2] for fact in _facts(facts, "receptacleAtLocation")})
     moved = set(_sample(random, _things(facts), 5))
     return [
@@ -232,7 +235,7 @@ def _change_location(facts: Facts, random: Random) -> Facts:
 
 
 def _remove_location(facts: Facts, random: Random) -> Facts:
-    """Remove the location of up to 5 things."""
+    """Remove the facts that give up to 5 things a location."""
     moved = set(_sample(random, _things(facts), 5))
     return [fact for fact in facts if not (fact[0] == "objectAtLocation" and fact[1] in moved)]
 
@@ -258,9 +261,10 @@ def _fill_bowls(facts: Facts, random: Random) -> Facts:
 
 
 def _add_knife(facts: Facts, random: Random) -> Facts:
-    """Turn a random thing into a knife, and make another thing sliceable. Few generated rooms have both.
+    """Turn a random thing into a knife, and make another thing sliceable.
 
-    A room with a knife, or with fewer than four things in receptacles, is not changed.
+    Few generated rooms have a knife and a sliceable thing. A room does not change if it has a knife, or if fewer than
+    four things are in receptacles.
     """
     kinds = {fact[2]: fact[1] for fact in _facts(facts, "objectType")}
     knives = [thing for kind, thing in kinds.items() if kind in ("KnifeType", "ButterKnifeType")]
@@ -293,7 +297,7 @@ def _add_unused_facts(facts: Facts, random: Random) -> Facts:
 
 
 def _add_receptacle_types(facts: Facts, random: Random) -> Facts:
-    """Give random receptacles a second type: sink, microwave or fridge. For example, a shelf can then cool things."""
+    """Give random receptacles the second type sink, microwave or fridge. For example, a shelf can then cool things."""
     receptacles = sorted(fact[1] for fact in _facts(facts, "receptacleAtLocation"))
     return facts + [
         ("receptacleType", random.choice(receptacles), f"{kind}Type") for kind in ("SinkBasin", "Microwave", "Fridge")
@@ -301,7 +305,7 @@ def _add_receptacle_types(facts: Facts, random: Random) -> Facts:
 
 
 def _add_knife_type(facts: Facts, random: Random) -> Facts:
-    """Give up to 3 things the second type "knife". They can then slice, and fit into all receptacles for knives."""
+    """Give up to 3 things the second type "knife". These things can then slice, and fit into receptacles for knives."""
     return facts + [("objectType", thing, "KnifeType") for thing in _sample(random, _things(facts))]
 
 
@@ -315,8 +319,8 @@ def _gather_all_receptacles(facts: Facts, random: Random) -> Facts:
 def _remove_receptacle_location(facts: Facts, random: Random) -> Facts:
     """Remove the location of an empty receptacle, and put up to 3 things also into this receptacle.
 
-    The player cannot reach this receptacle. It is an empty receptacle, because the task may need a receptacle that
-    contains things.
+    The player cannot reach the receptacle. A receptacle that contains things is not chosen, because the task may need
+    it.
     """
     full = {fact[2] for fact in _facts(facts, "inReceptacle")}
     empty = sorted({fact[1] for fact in _facts(facts, "receptacleAtLocation")} - full)[:1]
@@ -330,7 +334,7 @@ def _make_all_sliceable(facts: Facts, random: Random) -> Facts:
 
 
 def _make_most_fixed(facts: Facts, random: Random) -> Facts:
-    """Remove `pickupable` from things, except for two things of each kind. The task may need two things of a kind."""
+    """Remove the fact `pickupable` from all but two things of each kind. The task may need two things of a kind."""
     left = Counter(fact[2] for fact in _facts(facts, "objectType"))
     gone = set()
     for _, thing, kind in _facts(facts, "objectType"):

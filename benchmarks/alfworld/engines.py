@@ -1,12 +1,13 @@
-"""Compares our ALFWorld engine with TextWorld in one process: time of a reset and of a step, and memory of a game.
+"""Compares our ALFWorld engine with TextWorld in one process: time of a reset, time of a step, and memory of a game.
 
     make setup EXTRA=alfworld
     PYTHONPATH=proto:environments/sdk:environments/alfworld .venv-alfworld/bin/python -m benchmarks.alfworld.engines
 
-The engines play the same generated games from the same texts. In each game, TextWorld plays a random walk. Then our
+The engines play the same generated games from the same texts. In each game, TextWorld plays random commands. Then our
 engine plays the same commands. No cache contains a game before its reset. For our engine, the time of a reset includes
 reading the texts. For TextWorld, the time of a reset does not include loading the game. A step computes the response
-and the admissible commands. The result is printed as JSON. `speed.py` starts this program and checks the result.
+and the admissible commands. The program prints the result as JSON. `speed.py` starts this program and checks the
+result.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from arlarena.environments.alfworld.houses.made_games import draft_of, file_of
 
 GAMES, STEPS = 12, 25
 TEXTWORLD_GAMES = 8  # number of TextWorld games in the measurement of memory
-OUR_GAMES = 40 * TEXTWORLD_GAMES  # number of our games in this measurement; larger, because a game takes less memory
+OUR_GAMES = 40 * TEXTWORLD_GAMES  # number of our games in the measurement of memory; each takes less memory
 
 
 def resident() -> int:
@@ -38,7 +39,7 @@ def resident() -> int:
 
 
 def texts(index: int) -> dict[str, Any]:
-    """Return the fields of a generated game's file: field → text."""
+    """Return the texts of the generated game with this index: field of the game file → text."""
     game: dict[str, Any] = msgspec.to_builtins(file_of(draft_of("train", index, HouseOptions(), 50)))
     return game
 
@@ -49,7 +50,7 @@ def ours(game: dict[str, Any]) -> Game:
 
 
 class TextWorldGame:
-    """A game in TextWorld. The things have the same names as in alfworld."""
+    """A game in TextWorld. Its things have the same names as in the package alfworld, such as "mug 1"."""
 
     def __init__(self, game: dict[str, Any]) -> None:
         from alfworld.agents.utils.misc import Demangler
@@ -64,14 +65,18 @@ class TextWorldGame:
 
 
 def timed(work: Any) -> tuple[float, Any]:
-    """Call `work`. Return its duration in seconds, and its result."""
+    """Call `work`. Return (duration in seconds, result of the call)."""
     began = time.perf_counter()
     result = work()
     return time.perf_counter() - began, result
 
 
 def speed() -> dict[str, dict[str, list[float]]]:
-    """Return the duration in seconds of every reset and step, for each engine. The engines play the same walks."""
+    """Return engine → "reset" or "step" → durations in seconds. Both engines play the same commands.
+
+    Raises:
+        SystemExit: a result of our engine differs from that of TextWorld.
+    """
     seconds: dict[str, dict[str, list[float]]] = {name: {"reset": [], "step": []} for name in ("ours", "textworld")}
     for index in range(GAMES):
         game, walk = texts(index), random.Random(index)
@@ -101,10 +106,10 @@ def speed() -> dict[str, dict[str, list[float]]]:
 
 
 def memory() -> dict[str, float]:
-    """Return the memory of a running game for each engine, in bytes.
+    """Return the memory of a running game in bytes: engine → bytes.
 
-    The value is the growth of the process's resident memory while it creates many different games, divided by the
-    number of games.
+    The process creates many different games. The memory of a game is the growth of the process's resident memory,
+    divided by the number of games.
     """
     results = {}
     for name, make, count in (
@@ -129,7 +134,7 @@ def memory() -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, and print the result as JSON."""
+    """Measure both engines, and print the result as JSON."""
     output, sys.stdout = sys.stdout, sys.stderr  # the translator of Fast Downward prints to stdout
     result: dict[str, Any] = {"memory_bytes": memory()}
     for engine, kinds in speed().items():

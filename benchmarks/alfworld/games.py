@@ -1,12 +1,12 @@
-"""Checks generated games, and a folder with as many games as ALFWorld's training set. TextWorld is not needed.
+"""Checks generated games of ALFWorld, and a folder with as many games as ALFWorld's training set. Needs no TextWorld.
 
     python -m benchmarks.alfworld.games --out benchmarks/results/alfworld_games.json
 
 The result has two parts:
 
 * `made`: two processes with different hash seeds generate games of all splits. Both processes must produce the same
-  bytes. The expert (a program that solves games) must solve each game on our engine within the horizon. All six task
-  types must occur. No two splits may contain games with the same content.
+  bytes. The expert (a program that solves games) must solve each game in our engine, within the maximum number of
+  steps. All six task types must occur. No two splits may contain games with the same content.
 * `folder`: the environment loads a folder of game files. The benchmark measures the time until the environment is
   ready, and the growth of its memory.
 """
@@ -46,7 +46,11 @@ DISTINCT = 50  # number of different games in the folder; the other files are co
 
 
 def play_games(count: int) -> list[dict[str, Any]]:
-    """Let the expert play `count` generated games (`SHARES`: share of each split). Return a record of each game."""
+    """Generate `count` games, and let the expert play them. Return one record per game.
+
+    `SHARES` contains the share of each split. A record contains hashes of the game, its task type, the number of steps,
+    and whether the expert solved the game.
+    """
     options, records = AlfworldOptions.model_validate({}), []
     games = GeneratedGames(options.houses(), options.max_steps, options.panel_size)
     for split in SPLITS:
@@ -72,7 +76,7 @@ def play_games(count: int) -> list[dict[str, Any]]:
 
 
 def check_generated_games(count: int) -> dict[str, Any]:
-    """Generate and play the games in two processes with different hash seeds. Return a summary."""
+    """Generate and play `count` games in each of two processes with different hash seeds. Return a summary."""
     runs = []
     for seed in ("1", "2"):
         command = [sys.executable, "-m", "benchmarks.alfworld.games", "--play", str(count)]
@@ -92,7 +96,11 @@ def check_generated_games(count: int) -> dict[str, Any]:
 
 
 def measure_folder(count: int) -> dict[str, Any]:
-    """Load a folder of `count` games. Return the duration in seconds and the growth of memory in MB (10^6 bytes)."""
+    """Load a folder of `count` games.
+
+    Returns the number of games, the size of the folder in MB (10^6 bytes), the duration in seconds, and the growth of
+    the process's memory in MB.
+    """
     with tempfile.TemporaryDirectory(prefix="arlarena-bench-") as games_folder:
         root, options = Path(games_folder), AlfworldOptions.model_validate({})
         origins = [export(root, "train", index, options) for index in range(DISTINCT)]

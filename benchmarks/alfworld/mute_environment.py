@@ -1,5 +1,4 @@
-"""An environment without rules. All its observations are the same ALFWorld observation, so the prompts have the usual
-length.
+"""An environment without rules. Every observation is the same ALFWorld observation, so prompts have the usual length.
 
 python -m arlarena.env_server benchmarks.alfworld.mute_environment --port 8000
 """
@@ -20,7 +19,7 @@ from benchmarks.alfworld.noop_environment import Nothing, NothingEnvironment
 
 
 class Mute(Nothing):
-    """The first observation at a receptacle of an ALFWorld game. Actions change nothing."""
+    """A game that always shows the same observation: the first observation at a receptacle of an ALFWorld game."""
 
     def __init__(self) -> None:
         game = Game(GeneratedGames(HouseOptions(), 50, 1).game("train", 0).rules)
@@ -38,7 +37,7 @@ class Mute(Nothing):
 
 
 class MuteEnvironment(NothingEnvironment):
-    """An environment in which actions have no effect. Its responses are as long as those of ALFWorld."""
+    """An environment in which actions have no effect. Its observations are as long as those of ALFWorld."""
 
     name, template = "mute", TEMPLATES["full"]
     place = Mute()
@@ -48,6 +47,6 @@ class MuteEnvironment(NothingEnvironment):
 
 
 def load(where: str, options: Mapping[str, Any]) -> MuteEnvironment:
-    """See `arlarena.environment.registry`."""
+    """Return the environment. See `arlarena.environment.registry` for the arguments."""
     parse_table(where, options, Table)  # this environment has no options, so any option is an error
     return MuteEnvironment()

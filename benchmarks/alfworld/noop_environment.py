@@ -1,4 +1,4 @@
-"""An environment without rules. Every observation is one word. Benchmarks use it to measure the server without a game.
+"""An environment without rules. Every observation is one word. With it, benchmarks measure the server without a game.
 
 python -m arlarena.env_server benchmarks.alfworld.noop_environment --port 8000
 """
@@ -16,7 +16,7 @@ from arlarena.proto.trajectory import Task
 
 
 class Nothing(TextGame):
-    """A game that never changes."""
+    """A game in which no action has an effect."""
 
     score = 0.0
 
@@ -34,7 +34,7 @@ class Nothing(TextGame):
 
 
 class NothingEnvironment(TextEnvironment):
-    """An environment with episodes of 50 steps. The steps have no effect."""
+    """An environment with episodes of 50 steps. Steps have no effect."""
 
     name, version, description, horizon, expert = "noop", "1", "Nothing happens.", 50, False
     template = PromptTemplate("full", "1", "{history}{observation}")
@@ -46,6 +46,6 @@ class NothingEnvironment(TextEnvironment):
 
 
 def load(where: str, options: Mapping[str, Any]) -> NothingEnvironment:
-    """See `arlarena.environment.registry`."""
+    """Return the environment. See `arlarena.environment.registry` for the arguments."""
     parse_table(where, options, Table)  # this environment has no options, so any option is an error
     return NothingEnvironment()

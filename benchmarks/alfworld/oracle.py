@@ -4,9 +4,10 @@
 
 The engines play the games of `cases.py`: generated games of all task types and splits, mutated games, games with the
 domain and grammar of other versions of alfworld, and one real game if its file exists. In each game, the engines play
-four walks (`walks.py`), one after another: the commands of the expert, errands, random commands, and the commands of a
-careless or malicious player. Every second game has the reverse order, so some walks begin after the task is solved. At
-the first difference, the program prints the game's recipe and all commands, and ends with exit status 1.
+four walks (`walks.py`), one after another: the commands of the expert, errands (rare sequences of commands), random
+commands, and the commands of a careless or malicious player. Every second game plays the walks in reverse order, so
+some walks begin after the task is solved. At the first difference, the program prints all commands of the game and the
+parameters that generate the game, and ends with exit status 1.
 
 With `--record FOLDER`, the program plays two short games of each task type instead, and writes transcripts of
 TextWorld's responses. `make test` compares our engine with these transcripts.
@@ -76,7 +77,11 @@ Answer = tuple[str, tuple[str, ...], bool]
 
 
 class Pair:
-    """Our engine and TextWorld with the same game."""
+    """Our engine and TextWorld, which play the same game with the same commands.
+
+    Raises:
+        Different: the engines show different starts of the game.
+    """
 
     def __init__(self, stock: StockEngine, case: Case, tally: Tally) -> None:
         self.case, self.tally = case, tally
@@ -88,7 +93,7 @@ class Pair:
         self.answers = [self._compare(stock.output())]
 
     def play(self, command: str) -> None:
-        """Give a command to both engines and compare the results.
+        """Give a command to both engines. Compare the responses, the admissible commands and the wins.
 
         Raises:
             Different: the results differ.
@@ -103,10 +108,10 @@ class Pair:
         self.answers.append(self._compare(self._stock.output()))
 
     def play_again(self) -> None:
-        """Play all commands again in our engine. Its cache now contains the responses.
+        """Play all commands again in our engine, which now takes the responses from its cache.
 
         Raises:
-            Different: a result differs from the first result.
+            Different: a result differs from the result without the cache.
         """
         self.game = Game(self.made.rules)
         for command, (text, commands, won) in zip(self.typed, self.answers[1:], strict=True):
@@ -132,7 +137,14 @@ def _difference(pair: Pair, ours: Answer, theirs: Answer) -> str:
 
 
 def play(stock: StockEngine, case: Case, steps: int, seed: int, tally: Tally) -> None:
-    """Play all walks in one game, and count its steps in `tally`.
+    """Play all walks in one game with both engines, and count the steps in `tally`.
+
+    Args:
+        stock: TextWorld.
+        case: the game.
+        steps: maximum number of steps of a walk. `SHARES` reduces this number for some walks.
+        seed: seed of the walks. An even number reverses their order.
+        tally: the counts to increase.
 
     Raises:
         Different: the results of the engines differ.
@@ -155,7 +167,10 @@ def play(stock: StockEngine, case: Case, steps: int, seed: int, tally: Tally) ->
 
 
 def compare(args: argparse.Namespace, stock_data: Path) -> dict[str, Any]:
-    """Compare the engines on all games and return the counts."""
+    """Compare the engines on all games, until the first difference. Return the counts, and the key `passed`.
+
+    `args`: the command line. `stock_data`: folder of the data in the package alfworld.
+    """
     tally, begin = Tally(), time.perf_counter()
     real = args.real if args.real.exists() else None
     different, stock = "", StockEngine()
@@ -191,7 +206,7 @@ def compare(args: argparse.Namespace, stock_data: Path) -> dict[str, Any]:
 
 
 def recorded_cases(seed: int) -> Iterator[Case]:
-    """Yield two games of each task type. The second game is mutated."""
+    """Yield two generated games of each task type, for the transcripts. The second of the two games is mutated."""
     for number, kind in enumerate(TASK_TYPES):
         for second in (0, 1):
             split = SPLITS[(number + second) % len(SPLITS)]
@@ -204,7 +219,7 @@ def recorded_cases(seed: int) -> Iterator[Case]:
 
 
 def record(folder: Path, seed: int) -> None:
-    """Write transcripts of TextWorld's responses, one file for each game of `recorded_cases`."""
+    """Write the transcripts of TextWorld's responses into `folder`: one file for each game of `recorded_cases`."""
     folder.mkdir(parents=True, exist_ok=True)
     stock, tally = StockEngine(), Tally()
     for number, case in enumerate(recorded_cases(seed)):
@@ -228,7 +243,7 @@ def record(folder: Path, seed: int) -> None:
 
 
 def problem_digest(problem: PddlProblem) -> str:
-    """Return a hash of a problem that does not depend on the order of its facts."""
+    """Return a hash of a PDDL problem. The hash does not depend on the order of the facts."""
     return digest(repr((sorted(problem.objects.items()), sorted(problem.facts), problem.goal)))
 
 
@@ -241,7 +256,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--games", type=int, default=108, help="number of generated games")
     parser.add_argument(
-        "--steps", type=int, default=46, help="maximum number of steps of a walk; half of it for two walks"
+        "--steps",
+        type=int,
+        default=46,
+        help="maximum number of steps of a walk; half of this number for the walks `wandering` and `adversarial`",
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--real", type=Path, default=REAL, help="file of a real game; ignored if it does not exist")

@@ -1,4 +1,4 @@
-"""Compares our ALFWorld engine with TextWorld, and the ALFWorld server with servers without a game.
+"""Compares our ALFWorld engine with TextWorld, and our ALFWorld server with servers of environments without rules.
 
     make setup EXTRA=alfworld && python -m benchmarks.alfworld.speed --out benchmarks/results/alfworld_speed.json
 
@@ -61,7 +61,10 @@ ENCODE, DECODER = msgspec.json.encode, msgspec.json.Decoder(Reply)
 
 
 async def rate(url: str, seconds: float, number: int) -> float:
-    """Return the steps per second of one round. Each round has its own random actions."""
+    """Return the steps per second of the server at `url`, in one round of `seconds`.
+
+    `number`: number of the round. Each round has other random actions.
+    """
     async with aiohttp.ClientSession() as session:
         ends = time.perf_counter() + seconds
         counts = await asyncio.gather(*(batches(session, url, f"{number}/{part}", ends) for part in range(BATCHES)))
@@ -69,9 +72,10 @@ async def rate(url: str, seconds: float, number: int) -> float:
 
 
 async def batches(session: aiohttp.ClientSession, url: str, walks: str, ends: float) -> int:
-    """Step the sessions of one batch until `time.perf_counter` reaches `ends`. Return the number of steps.
+    """Open the sessions of one batch, and step them until `time.perf_counter()` is `ends`. Return the number of steps.
 
-    Sessions with an ended episode are reset. The time includes the resets, but the number of steps does not.
+    `walks`: seed of the random actions. If an episode has ended, the next request resets its session. The duration
+    includes the resets, but the number of steps does not.
     """
     walk, count, steps = random.Random(walks), SESSIONS // BATCHES, 0
     seeds = [seed % SEEDS for seed in range(count)]
@@ -99,7 +103,7 @@ async def batches(session: aiohttp.ClientSession, url: str, walks: str, ends: fl
 
 
 def measure_servers(seconds: float, rounds: int) -> dict[str, list[float]]:
-    """Return the steps per second of each server in each round."""
+    """Return server → steps per second of each round. `seconds`: duration of a round. The first round is a warm-up."""
     rates: dict[str, list[float]] = {"alfworld": [], "mute": [], "noop": []}
     ports = {name: free_port() for name in rates}
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
@@ -120,14 +124,14 @@ def measure_servers(seconds: float, rounds: int) -> dict[str, list[float]]:
 
 
 def main() -> int:
-    """Measure, compare and write the result."""
+    """Measure the servers and engines, compare them, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=4.0, help="duration of each round of a server")
+    parser.add_argument("--seconds", type=float, default=4.0, help="seconds for each server in each round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if not STOCK.exists():
-        raise SystemExit("error: TextWorld is not installed: `make setup EXTRA=alfworld`")
+        raise SystemExit("error: TextWorld is not installed: run `make setup EXTRA=alfworld`")
     rates = measure_servers(args.seconds, args.rounds)
     command = [str(STOCK), "-m", "benchmarks.alfworld.engines"]
     path = os.pathsep.join(str(ROOT / part) for part in (".", "proto", "environments/sdk", "environments/alfworld"))

@@ -1,10 +1,10 @@
 """Checks the claims about configs/alfworld-tiny.toml on three seeds, and writes benchmarks/results/alfworld_tiny.json.
 
     python -m benchmarks.alfworld.verify             repeat all runs: half an hour for each run
-    python -m benchmarks.alfworld.verify --reuse     keep finished runs, and resume unfinished runs
+    python -m benchmarks.alfworld.verify --reuse     do not repeat finished runs; resume unfinished runs
 
-Runs are in runs/verify/alfworld-<seed>. Exit status: 0 if every claim is true, 1 if a claim is false, 2 if a run
-failed.
+The run directories are runs/verify/alfworld-<seed>. Exit status: 0 if every claim is true, 1 if a claim is false, 2 if
+a run failed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.support.training_runs import Claim, Plan, make
 
 
 def main() -> int:
-    """Do the runs, check the claims, and write and show the result."""
+    """Execute the training runs, check the claims, and print and write the result. Return the exit status."""
     args = arguments(__doc__, "alfworld-tiny.toml", "alfworld_tiny.json")
     runs: dict[str, dict[str, Any]] = {}
     claims: list[Claim] = []

@@ -1,7 +1,7 @@
-"""Walks: strategies that choose the next command of a game.
+"""Walks: strategies that choose the next command of an ALFWorld game.
 
-A walk reads the admissible commands and the state from our engine. The oracle gives each chosen command to our engine
-and to TextWorld, and compares the results.
+A walk is a generator of commands. It reads the admissible commands and the state from our engine. `oracle.py` gives
+each command to our engine and to TextWorld, and compares the results.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EFFECTS = ("take", "move", "put", "open", "close", "use", "heat", "cool", "clean
 
 
 def planned(game: Game, made: LoadedGame, random: Random) -> Walk:
-    """Yield the expert's commands until the task is solved."""
+    """Yield the expert's commands until the task is solved, or the expert finds no plan."""
     if made.goal is None:
         return
     expert = Expert(made.rules.house, made.goal)
@@ -39,7 +39,7 @@ def planned(game: Game, made: LoadedGame, random: Random) -> Walk:
 
 
 def wandering(game: Game, made: LoadedGame, random: Random) -> Walk:
-    """Yield random admissible commands. Most of them change the state."""
+    """Yield random admissible commands without end. Most of them are commands that change the state."""
     while True:
         commands = list(game.commands)
         changing = [command for command in commands if command.startswith(EFFECTS)]
@@ -74,8 +74,8 @@ def adversarial(game: Game, made: LoadedGame, random: Random) -> Walk:
 def _misspelled(command: str, random: Random) -> str:
     """Return a command with another spelling.
 
-    The engines accept white space at both ends of a command. Other misspelled commands do nothing, except if they are
-    also admissible commands: "open drawer 1" can become "open drawer 11".
+    The engines ignore white space at both ends of a command. Other misspelled commands usually do nothing. But a
+    misspelled command can be another admissible command: "open drawer 1" can become "open drawer 11".
     """
     return random.choice(
         [
@@ -100,7 +100,7 @@ def _renumbered(command: str, random: Random) -> str:
 
 
 def errands(game: Game, made: LoadedGame, random: Random) -> Walk:
-    """Yield all errands in random order.
+    """Yield the commands of all errands, in random order. Their sequences of commands are rare in random walks.
 
     - `slicing` slices things.
     - `lamps` uses lamps.
@@ -115,7 +115,7 @@ def errands(game: Game, made: LoadedGame, random: Random) -> Walk:
 
 
 def _try(game: Game, move: Move) -> Walk:
-    """Yield the command of a move if the move is possible. Otherwise yield nothing."""
+    """Yield the command that makes this move. If the move is not possible now, yield nothing."""
     for command, one in game.commands.items():
         if one == move:
             yield command
@@ -123,13 +123,13 @@ def _try(game: Game, move: Move) -> Walk:
 
 
 def _go(game: Game, receptacle: int) -> Walk:
-    """Go to a receptacle, and open it if it is closed."""
+    """Yield commands that go to a receptacle, and open it if it is closed."""
     yield from _try(game, Move("gotolocation", receptacle=receptacle))
     yield from _try(game, Move("openobject", receptacle=receptacle))
 
 
 def _drop(game: Game, random: Random) -> Walk:
-    """Put the held thing into a random receptacle."""
+    """Yield commands that put the thing in the player's hand into a random receptacle."""
     if game.state.held == NOTHING:
         return
     places = [one for one in bits(game.rules.house.fits.get(game.state.held, 0)) if one in game.rules.house.location_of]
@@ -140,7 +140,10 @@ def _drop(game: Game, random: Random) -> Walk:
 
 
 def _fetch(game: Game, things: Mask, random: Random) -> Walk:
-    """Take one of these things. Put down any other held thing first. Do nothing if one of these things is held."""
+    """Yield commands that take one of `things`. If the player already holds one of them, yield nothing.
+
+    If the player holds another thing, first put that thing down.
+    """
     if game.state.held != NOTHING and things >> game.state.held & 1:
         return
     yield from _drop(game, random)
@@ -157,13 +160,13 @@ def _fetch(game: Game, things: Mask, random: Random) -> Walk:
 
 
 def _look_around(game: Game, random: Random) -> Walk:
-    """Look, show the inventory, and use up to five of the admissible `examine` commands."""
+    """Yield `look`, `inventory` and up to five of the admissible `examine` commands."""
     yield from ("look", "inventory")
     yield from [command for command in game.commands if command.startswith("examine")][:5]
 
 
 def slicing(game: Game, random: Random) -> Walk:
-    """Twice: take a knife, slice a thing two times, take the thing, then clean, heat and cool the thing."""
+    """Twice, yield commands that take a knife, slice a thing two times, take the thing, and clean, heat and cool it."""
     house = game.rules.house
     if not house.knives or not house.sliceable:
         return
@@ -186,9 +189,10 @@ def slicing(game: Game, random: Random) -> Walk:
 
 
 def _treat(game: Game, random: Random) -> Walk:
-    """Clean, heat and cool the held thing with all tools in random order, and then again with up to two tools.
+    """Yield commands that clean, heat and cool the held thing, and examine it after each action.
 
-    Examine the thing after each action.
+    The tools are the receptacles that can clean, heat or cool things. The commands use all tools in random order, and
+    then up to two of them again.
     """
     tools = [(action, one) for action, mask in game.rules.house.tools.items() for one in bits(mask)]
     for action, tool in random.sample(tools, len(tools)) + random.sample(tools, min(2, len(tools))):
@@ -198,9 +202,9 @@ def _treat(game: Game, random: Random) -> Walk:
 
 
 def treatments(game: Game, random: Random) -> Walk:
-    """Take a thing, and try to clean, heat and cool it.
+    """For each of three things, yield commands that take the thing, and try to clean, heat and cool it.
 
-    The things are a cleanable thing, a heatable thing, and a thing that is coolable but not heatable.
+    The first thing is cleanable, the second heatable, and the third coolable but not heatable.
     """
     house = game.rules.house
     for able in (house.cleanable, house.heatable, house.coolable & ~house.heatable):
@@ -210,7 +214,7 @@ def treatments(game: Game, random: Random) -> Walk:
 
 
 def lamps(game: Game, random: Random) -> Walk:
-    """Up to twice: use a lamp three times, pick up the lamp if possible, and use the lamp again."""
+    """For up to two lamps, yield commands that use the lamp three times, try to pick it up, and use it again."""
     house, state = game.rules.house, game.state
     lit = [
         (lamp, place)
@@ -229,7 +233,7 @@ def lamps(game: Game, random: Random) -> Walk:
 
 
 def neighbours(game: Game, random: Random) -> Walk:
-    """Move things between receptacles that share a location, and look after each move."""
+    """Yield commands that move things between receptacles at the same location, and look around after each move."""
     house = game.rules.house
     shared = [receptacles for receptacles in house.receptacles.values() if len(receptacles) > 1]
     for receptacles in random.sample(shared, min(2, len(shared))):
@@ -241,7 +245,7 @@ def neighbours(game: Game, random: Random) -> Walk:
 
 
 def _move_between(game: Game, receptacles: tuple[int, ...], random: Random) -> Walk:
-    """Take a random thing from one of these receptacles, and put it into a random one of them that accepts it."""
+    """Yield commands that take a thing from one of these receptacles, and put it into one that accepts it."""
     full = [one for one in receptacles if game.state.inside.get(one)]
     if not full:
         return
@@ -255,7 +259,7 @@ def _move_between(game: Game, receptacles: tuple[int, ...], random: Random) -> W
 
 
 def thing_in_hand(game: Game, random: Random) -> Walk:
-    """Take a thing, carry it to other places, put it down and take it again."""
+    """Yield commands that take a thing, carry it to another receptacle, put it down there and take it again."""
     yield from _fetch(game, game.rules.house.pickupable, random)
     for _ in range(3):
         held = game.state.held

@@ -2,17 +2,16 @@
 
     python -m benchmarks.chaos.cluster --out benchmarks/results/cluster.json
 
-Needs a Docker engine with the images of `make images`. cluster.yaml simulates all hosts on one machine. Hosts A and B
-each have an environment server, a policy server, a rollout worker and a trainer rank. The control host has Redis, the
-gateway of the policy servers, and `run`. Host A and host B each have their own network. The network `fabric` connects
-all hosts.
+The script needs a Docker engine with the images of `make images`. cluster.yaml simulates all hosts on one machine. Host
+A and host B each have an environment server, a policy server, a rollout worker and a trainer rank. The control host has
+Redis, the gateway of the policy servers, and `run`. Host A has its own network, and host B too. The network `fabric`
+connects all hosts.
 
-* After a quarter of the steps, all containers of host B are disconnected from the other hosts for `--partition`
+* After a quarter of the steps, the script disconnects all containers of host B from the other hosts for `--partition`
   seconds.
-* After half of the steps, all containers of host B are killed. `--lost` seconds later, new containers start in their
-  place.
+* After half of the steps, the script kills all containers of host B. `--lost` seconds later, it starts new containers.
 
-At the end, the run directory is checked with the checks of `benchmarks.chaos.compose_kills`.
+At the end, the script checks the run directory, as `benchmarks.chaos.compose_kills` does.
 """
 
 from __future__ import annotations
@@ -43,7 +42,10 @@ RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTE
 
 
 def configuration(steps: int) -> str:
-    """Return the text of run.toml with `steps` steps, weight transfer over HTTP, and the rank variables."""
+    """Return the text of run.toml with three changes: `steps` steps, weight transfer over HTTP, and the rank variables.
+
+    cluster.yaml sets the rank variables (`RANK_VARIABLES`). The changed configuration passes them on to the trainer.
+    """
     text = (FOLDER / "run.toml").read_text().replace("\nsteps = 60\n", f"\nsteps = {steps}\n")
     text = text.replace("\n[trainer]\n", '\n[trainer]\npush_transport = "http"\n')
     return text.replace("\n[console]\n", f"\n[console]\npass_environment = {json.dumps(list(RANK_VARIABLES))}\n")
@@ -52,7 +54,10 @@ def configuration(steps: int) -> str:
 class Cluster:
     """The containers of the simulated hosts.
 
-    `events`: the partitions and losses of hosts, with the training step and the seconds since the start.
+    Attributes:
+        project: the Compose project of the containers.
+        events: the begin and end of each partition and of each loss of a host. Each event has the number of recorded
+            training steps, and the seconds since the start.
     """
 
     def __init__(self, project: ComposeProject, steps: int, limit_s: float) -> None:
@@ -61,24 +66,24 @@ class Cluster:
         self._began = time.monotonic()
 
     def start(self) -> None:
-        """Start the control host and the environment servers. After cloning, start all other containers."""
+        """Start Redis, `run` and the environment servers. After behaviour cloning, start all other containers."""
         up = ("up", "--detach", "--pull", "never", "--no-build")
         self.project.compose(*up, *CONTROL, "sokoban-0", "sokoban-1")
         self._until(lambda: "clone" in self.project.stages(), "stage clone")
         self.project.compose(*up, GATEWAY, *HOSTS["a"], *HOSTS["b"])
 
     def reach(self, step: int) -> None:
-        """Wait until the trainer has recorded this step.
+        """Wait until the trainer has recorded the training step `step`.
 
         Raises:
-            ComposeError: the run ended before this step.
+            ComposeError: the run ended before this step, or the time limit is over.
         """
         self._until(lambda: self.project.steps() >= step or self.project.ended() is not None, f"step {step}")
         if self.project.steps() < step:
             raise ComposeError(f"the run ended before step {step}: {self.project.compose('logs', '--tail', '20')}")
 
     def partition(self, host: str, seconds: float) -> None:
-        """Disconnect all containers of a host from the other hosts for `seconds`."""
+        """Disconnect all containers of host `host` ("a" or "b") from the other hosts for `seconds`."""
         network = f"{self.project.name}_{FABRIC}"
         endpoints = {name: self._endpoint(name, network) for name in self.project.containers(*HOSTS[host])}
         self._note("partition", host)
@@ -91,7 +96,7 @@ class Cluster:
         self._note("partition ended", host)
 
     def lose(self, host: str, seconds: float) -> None:
-        """Kill all containers of a host. Start new containers after `seconds`."""
+        """Kill all containers of host `host` ("a" or "b"). After `seconds`, start new containers for this host."""
         self._note("host lost", host)
         docker("kill", *self.project.containers(*HOSTS[host]))
         time.sleep(seconds)
@@ -100,12 +105,12 @@ class Cluster:
         self._note("new host", host)
 
     def end(self) -> int | None:
-        """Wait for the end of the run. Return its exit status."""
+        """Wait until the run has ended. Return the exit status of the container `run`."""
         self._until(lambda: self.project.ended() is not None, "the end of the run")
         return self.project.ended()
 
     def _endpoint(self, container: str, network: str) -> tuple[str, list[str]]:
-        """Return the address and the aliases of a container in a network."""
+        """Return (IP address, aliases) of a container in a Docker network."""
         template = '{{json (index .NetworkSettings.Networks "' + network + '")}}'
         found = json.loads(docker("inspect", "--format", template, container))
         return found["IPAMConfig"]["IPv4Address"], found["Aliases"] or []
@@ -120,7 +125,10 @@ class Cluster:
 
 
 def train(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train on the cluster with both failures. Return the events and the results of the checks."""
+    """Train on the simulated cluster, with a partition and the loss of a host.
+
+    Returns the results of the checks, the exit status, the events and the duration.
+    """
     config, run = folder / "run.toml", folder / "run"
     config.write_text(configuration(arguments.steps))
     assert tomllib.loads(config.read_text())["trainer"]["steps"] == arguments.steps
@@ -144,15 +152,17 @@ def train(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Train with a partition and the loss of a host, check the run, and write the result."""
+    """Train with a partition and the loss of a host, check the run, and write the result. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=16, help="number of training steps")
     parser.add_argument("--partition", type=float, default=30, help="duration of the partition in seconds")
-    parser.add_argument("--lost", type=float, default=20, help="seconds until new containers replace the lost host")
+    parser.add_argument(
+        "--lost", type=float, default=20, help="seconds between the loss of the host and the start of new containers"
+    )
     parser.add_argument("--minutes", type=float, default=40, help="time limit of each phase of the run")
     parser.add_argument("--project", default="arlarena-cluster", help="name of the Compose project")
     parser.add_argument("--leave", action="store_true", help="do not remove the containers at the end")
-    parser.add_argument("--keep", type=Path, help="keep logs and the run directory in this folder")
+    parser.add_argument("--keep", type=Path, help="folder in which logs and the run directory are kept")
     parser.add_argument("--out", type=Path, help="file for the result")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="arlarena-cluster-") as temporary:

@@ -2,18 +2,19 @@
 
     python -m benchmarks.chaos.compose_kills --kills 100 --out benchmarks/results/chaos_compose.json
 
-Needs a Docker engine with the images of `make images`. compose.yaml runs with its own project name, secrets, ports and
-volumes. After the first training step, the script starts to kill containers. There are `--kills` kills. The containers
-are Redis, the four environment servers, the policy server, two rollout workers, the trainer, the page, and `run` (which
-starts the stages). The first kills are one kill of each container, in random order. The kills are spread evenly over
-the training steps, with random pauses. There are two methods of a kill:
+The script needs a Docker engine with the images of `make images`. It starts the services of compose.yaml with its own
+project name, secrets, ports and volumes. After the first training step, it begins to kill containers. There are
+`--kills` kills. The containers are Redis, the four environment servers, the policy server, two rollout workers, the
+trainer, the page, and `run` (which executes the stages). The script first kills each container once, in random order.
+Then it chooses containers at random. The kills are spread evenly over the training steps, with random pauses. There are
+two methods to kill a container:
 
 * `stopped`: `docker kill`. Docker does not restart the container. The script starts it after up to `DOWN_S` seconds.
 * `crashed`: the script sends SIGKILL to the first process of the container, from the host. Docker restarts the
-  container (restart policy of compose.yaml). This method needs root on the Docker host. Otherwise all kills are
-  `stopped`.
+  container (restart policy of compose.yaml). This method needs root rights on the Docker host. Without root rights, all
+  kills are `stopped`.
 
-After the end of the run, the script copies the run directory from its volume. It checks:
+After the end of the run, the script copies the run directory from its volume, and checks:
 
 * `run`, trainer and workers have ended with exit status 0. All servers are healthy.
 * Each issued group has exactly one outcome, and no group became a dead letter.
@@ -50,12 +51,13 @@ SERVERS = ("redis", "sokoban", "alfworld", "webshop", "tir-math", "inference", "
 WORKING = ("run", "trainer", "rollout")  # end at the end of the run
 SERVICES = (*SERVERS, *WORKING)
 WORKERS = 2
-DOWN_S, PAUSE_S = 4.0, 3.0  # longest time until the script starts a stopped container, and longest pause before a kill
-START_LIMIT_S = 600.0  # limit for the restart of a container, and for the wait for its final state
+DOWN_S = 4.0  # longest time until the script starts a stopped container
+PAUSE_S = 3.0  # longest pause before a kill
+START_LIMIT_S = 600.0  # time limit for the restart of a container, and for the wait for its final state
 
 
 class Killer:
-    """Kills containers of a project.
+    """Kills containers of a Compose project during a training run.
 
     Attributes:
         containers: names of the containers to kill.
@@ -70,12 +72,16 @@ class Killer:
         self.kills_by_method: Counter[str] = Counter()
 
     def run(self, count: int, limit_s: float) -> None:
-        """Cause `count` kills, spread over the steps. Stops after `limit_s` seconds or when the run ends."""
+        """Kill containers `count` times. The kills are spread over the training steps.
+
+        Stop early after `limit_s` seconds, or when at most one training step is left.
+        """
         deadline = time.monotonic() + limit_s
         targets = self._rng.sample(self.containers, len(self.containers))
         targets += self._rng.choices(self.containers, k=max(0, count - len(targets)))
         for number, container in enumerate(targets[:count]):
-            step = max(1.0, (self._steps - 2) * number / count)  # The services exit after the last step.
+            # No kill is planned for the last two steps, because the services exit after the last step.
+            step = max(1.0, (self._steps - 2) * number / count)
             while self._project.steps() < step and not self._near_end() and time.monotonic() < deadline:
                 time.sleep(POLL_S)
             if self._near_end() or time.monotonic() >= deadline:
@@ -86,9 +92,9 @@ class Killer:
             print(f"{seconds:.0f} s: {number + 1} kills, step {reached}: {container}", file=sys.stderr, flush=True)
 
     def _kill(self, container: str) -> None:
-        """Wait until the container runs, and kill it by a random method. Start it again after `docker kill`.
+        """Wait until the container runs, and kill it by a random method. After `docker kill`, start it again.
 
-        Do nothing if training is near its end.
+        If at most one training step is left, do nothing.
         """
         project = self._project
         project.until(lambda: project.state(container)["Running"] or self._near_end(), container, START_LIMIT_S)
@@ -108,7 +114,7 @@ class Killer:
         return self._project.ended() is not None or self._project.steps() > self._steps - 2
 
     def _crash(self, container: str) -> bool:
-        """Kill the first process of a container from the host. Return False if the script cannot kill the process."""
+        """Kill the first process of a container from the host. Return whether this succeeded."""
         state = self._project.state(container)
         identity = docker("inspect", "--format", "{{.Id}}", container).strip()
         try:
@@ -121,7 +127,11 @@ class Killer:
 
 
 def kill_containers(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Start the services of compose.yaml, and kill containers. Return the kills and the results of the checks."""
+    """Start the services of compose.yaml, kill containers during the run, and check the run.
+
+    Returns the results of the checks, the exit status of the run, and the numbers of kills. `folder`: for logs and a
+    copy of the run directory.
+    """
     config = folder / "run.toml"
     config.write_text(CONFIG.read_text().replace("\nsteps = 60\n", f"\nsteps = {arguments.steps}\n"))
     steps = tomllib.loads(config.read_text())["trainer"]["steps"]
@@ -155,7 +165,10 @@ def kill_containers(arguments: argparse.Namespace, folder: Path) -> dict[str, An
 
 
 def problems_at_end(project: ComposeProject) -> list[str]:
-    """Wait until all servers are healthy and all other services have succeeded. Return a text for each failure."""
+    """Wait until all servers are healthy, and `run`, trainer and workers have ended with exit status 0.
+
+    Returns a description of each container that does not reach this state within `START_LIMIT_S`.
+    """
     problems = []
     for container, service in project.containers(*SERVICES).items():
         done = project.is_healthy if service in SERVERS else project.has_succeeded
@@ -167,7 +180,7 @@ def problems_at_end(project: ComposeProject) -> list[str]:
 
 
 def judge(arguments: argparse.Namespace, result: dict[str, Any]) -> dict[str, Any]:
-    """Return the result with the key `passed`."""
+    """Return the result with the key `passed`. Too few kills or a wrong exit status are further problems."""
     problems = result["problems"]
     if result["exit"] != 0:
         problems.append(f"exit status of run: {result['exit']}")
@@ -177,7 +190,7 @@ def judge(arguments: argparse.Namespace, result: dict[str, Any]) -> dict[str, An
 
 
 def main() -> int:
-    """Run, kill, check and write the result."""
+    """Start a run, kill its containers, check the run and write the result. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="number of kills")
     # On two busy cores, a kill takes up to 20 s, and a step 3 to 8 s. With too few steps, the run ends before all
@@ -186,11 +199,11 @@ def main() -> int:
         "--steps", type=int, default=180, help="number of training steps; the kills are spread over them"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the kills")
-    parser.add_argument("--minutes", type=float, default=60, help="time limit of each phase of the run")
-    parser.add_argument("--kill-minutes", type=float, default=60, help="time after which no more containers are killed")
+    parser.add_argument("--minutes", type=float, default=60, help="time limit of each phase of the run in minutes")
+    parser.add_argument("--kill-minutes", type=float, default=60, help="time limit of the kills in minutes")
     parser.add_argument("--project", default="arlarena-chaos", help="name of the Compose project")
     parser.add_argument("--leave", action="store_true", help="do not remove the containers at the end")
-    parser.add_argument("--keep", type=Path, help="keep logs and the run directory in this folder")
+    parser.add_argument("--keep", type=Path, help="folder in which logs and the run directory are kept")
     parser.add_argument("--out", type=Path, help="file for the result")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="arlarena-chaos-") as temporary:

@@ -13,11 +13,13 @@ from arlarena.proto.trajectory import Group, read_groups
 from benchmarks.demo.chaos_checks import json_lines, lineage_problems, reward_problems
 from benchmarks.support.paths import ROOT
 
-SHOWN = 20  # problems of one kind that the result contains
+SHOWN = 20  # maximum number of problems of one kind in the result
 
 
 def check_run(run: Path, *, verify: bool = True) -> dict[str, Any]:
-    """Check a finished run. Return the results of the checks. The key `problems` is a list of descriptions.
+    """Check a finished run. Return the results of the checks.
+
+    The key `problems` of the result is a list of descriptions. It is empty if the run has no problem.
 
     Args:
         run: a copy of the run directory.
@@ -51,11 +53,11 @@ def check_run(run: Path, *, verify: bool = True) -> dict[str, Any]:
 
 
 def staleness(run: Path, bound: int) -> tuple[int, list[str]]:
-    """Return the largest age of a trained sample, and a description of each sample or group that is too old.
+    """Return (largest age of a trained sample, descriptions of samples and groups that are older than `bound`).
 
-    The age of an episode is the number of steps since the oldest version that sampled one of its tokens. The largest
-    age comes from the trainer's metrics. As an independent check, at least one episode of each recorded group must not
-    be older than `bound`.
+    The age of an episode is the number of training steps since the oldest version that sampled one of its tokens. The
+    largest age comes from the trainer's metrics. The recorded groups allow an independent check: at least one episode
+    of each group must not be older than `bound`.
     """
     records = json_lines(run / "metrics.jsonl")
     ages = {record["step"]: int(record["age_max"]) for record in records}
@@ -71,7 +73,7 @@ def staleness(run: Path, bound: int) -> tuple[int, list[str]]:
 
 
 def youngest_age(group: Group, step: int) -> int:
-    """Return the smallest age among the episodes of a group, in steps. `step`: the training step of the group."""
+    """Return the smallest age of an episode of the group, in training steps. `step`: the group's training step."""
     oldest = [
         min(span.version.step for turn in episode.turns for span in turn.spans)
         for episode in group.trajectories
@@ -81,6 +83,6 @@ def youngest_age(group: Group, step: int) -> int:
 
 
 def arlarena(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Execute `arlarena ARGUMENTS…` of this checkout."""
+    """Execute the command `arlarena` of this checkout with these arguments. Return its exit status and output."""
     command = [sys.executable, "-m", "arlarena.console", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -2,12 +2,12 @@
 
     python -m benchmarks.console.page_speed [--episodes 100000] [--out benchmarks/results/page.json]
 
-The run (`benchmarks/console/recorded_run.py`) has 400 recorded steps with figures and two evaluations. Its texts are as
-long as those of Sokoban. The benchmark starts `arlarena view` twice: without an index (`cold`), and with an index
-(`warm`). It measures these wall times:
+The run (`benchmarks/console/recorded_run.py`) has 400 recorded steps with figures of each token, and two evaluations.
+Its texts are as long as those of Sokoban. The benchmark starts `arlarena view` twice: without an index (`cold`), and
+with an index (`warm`). It measures these wall times:
 
-- `open_s`: from the start of the server process until the server has answered all requests of two views: the view of a
-  run, and a list of episodes that is not empty. `indexed` is the indexed share of the episodes at this time.
+- `open_s`: from the start of the server process until the server has answered all requests of two views. The views are
+  the view of a run, and a list of episodes that is not empty. `indexed` is the share of indexed episodes at this time.
 - `index_s`: from the start of the server process until the index contains all episodes.
 - `browser.open_ms`: from the first request of headless Chromium until the view of the run is shown, without cached
   files.
@@ -43,11 +43,11 @@ from benchmarks.console.recorded_run import make_run
 from benchmarks.support.results import finish
 
 OPEN_S, TURN_S, MEMORY_MB = 2.0, 0.1, 300.0
-# The requests of the view of a run, and then of the list of its episodes.
+# The routes below /api that the view of a run requests. The last route is the list of the run's episodes.
 VIEW = ("runs", "runs/run", "runs/run/alarms", "runs/run/facets", "runs/run/episodes?limit=50")
 EPISODES, BROWSED_EPISODES, OPENED = 50, 10, 5
-# Measures the time from a key press until the frame with the turn is painted. It runs in the browser tab, so the time
-# does not include Playwright.
+# A script that measures the time from a key press until the browser has painted the turn. It runs in the browser tab,
+# so the time does not include Playwright.
 WATCH = """
 window.times = [];
 addEventListener("keydown", () => { window.pressed = performance.now(); }, true);
@@ -69,7 +69,7 @@ class View:
         self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
 
     def get(self, path: str) -> tuple[Any, float]:
-        """Returns the JSON of the reply, and the duration of the request in seconds.
+        """Sends a GET request. Returns (JSON of the reply, duration of the request in seconds).
 
         Raises:
             RuntimeError: the status of the reply is not 200.
@@ -95,7 +95,7 @@ class View:
 
 @contextlib.contextmanager
 def view(run: Path, cache: Path) -> Iterator[View]:
-    """Start `arlarena view`, and stop it at the end of the block."""
+    """Start `arlarena view` on a run, and stop it at the end of the block. `cache`: folder of the index."""
     started = View(run, cache)
     try:
         yield started
@@ -105,10 +105,10 @@ def view(run: Path, cache: Path) -> Iterator[View]:
 
 
 def opened(page: View) -> dict[str, Any]:
-    """Send the requests `VIEW`, and repeat the last request until it returns episodes.
+    """Request the routes in `VIEW`, and repeat the last request until it returns episodes.
 
-    Returns the wall time since the start of the server process, the server's CPU time (both in seconds), and the
-    indexed share of the episodes.
+    Returns `open_s` (wall time since the start of the server process), `cpu_s` (CPU time of the server), and `indexed`
+    (share of the episodes that are indexed). Both times are in seconds.
     """
     replies = [page.get(f"/api/{path}")[0] for path in VIEW]
     while not replies[-1]["episodes"]:
@@ -117,7 +117,11 @@ def opened(page: View) -> dict[str, Any]:
 
 
 def indexed(page: View, episodes: int) -> dict[str, Any]:
-    """Wait until the index is complete. Returns its duration, and the slowest request for a list during this time."""
+    """Wait until the index contains all episodes. Returns measurements.
+
+    The measurements are the duration and the CPU time in seconds, the indexed episodes per second, the number of
+    replies before the end that showed progress, the slowest request for a list of episodes, and the server's memory.
+    """
     slowest, shares, ready = 0.0, 0, False
     while not ready:
         time.sleep(0.5)
@@ -135,7 +139,7 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
 
 
 def random_episodes(page: View, count: int) -> list[dict[str, Any]]:
-    """Returns `count` random episodes."""
+    """Returns `count` random episodes of the run, as in the JSON of the page. An episode can occur twice."""
     draw = random.Random(1)
     total = page.get("/api/runs/run/episodes?limit=0")[0]["total"]
     path = "/api/runs/run/episodes?limit=1&offset="
@@ -143,7 +147,10 @@ def random_episodes(page: View, count: int) -> list[dict[str, Any]]:
 
 
 def scrub(page: View) -> dict[str, float]:
-    """Request random episodes and all their turns. Returns percentiles of the times in milliseconds."""
+    """Request random episodes, all their turns, and the visits of each turn's state.
+
+    Returns percentiles of the times of the requests in milliseconds.
+    """
     times = list[float]()
     for episode in random_episodes(page, EPISODES):
         path = f"/api/runs/run/episodes/{episode['id']}"
@@ -155,7 +162,7 @@ def scrub(page: View) -> dict[str, float]:
 
 
 def filters(page: View) -> dict[str, float]:
-    """Returns the time of a list of episodes for each filter, in milliseconds."""
+    """Requests a list of episodes with different filters. Returns filter → duration in milliseconds."""
     queries = {
         "text": "q=push+left",
         "phrase": "q=%22push+left%22&success=true",
@@ -167,9 +174,9 @@ def filters(page: View) -> dict[str, float]:
 
 
 def browse(page: View) -> dict[str, Any] | None:
-    """Open the run, and then the turns of random episodes, in a browser.
+    """Open the view of the run in a browser, then go through the turns of random episodes.
 
-    Returns percentiles of the times in milliseconds, or None if Playwright or Chromium is missing.
+    Returns percentiles of the times in milliseconds. Returns None if Playwright or Chromium is missing.
     """
     program = shutil.which("chromium")
     try:
@@ -203,7 +210,7 @@ def browse(page: View) -> dict[str, Any] | None:
 
 
 def measure(folder: Path, episodes: int) -> dict[str, Any]:
-    """Write a run below `folder`, and measure the page. Returns the result of the benchmark."""
+    """Write a run with `episodes` episodes into `folder`, and measure the page. Returns the result of the benchmark."""
     run, cache = folder / "run", folder / "cache"
     make_run(run, episodes)
     load = os.getloadavg()[0]

@@ -1,4 +1,4 @@
-"""Writes a finished run with many random episodes, in the formats of the trainer and of the evaluation."""
+"""Writes a finished run with many random episodes, in the file formats of the trainer and of the evaluation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _figures(numbers: np.random.Generator) -> records.TurnFigures:
 
 
 def make_group(draw: random.Random, numbers: np.random.Generator, step: int, index: int) -> records.GroupRecord:
-    """Returns the record of a random group of `GROUP_SIZE` episodes with figures."""
+    """Returns the record of a random group of `GROUP_SIZE` episodes. The record contains figures of each token."""
     episodes, members = [], []
     for member in range(GROUP_SIZE):
         turns, success = [], draw.random() < 0.5
@@ -64,7 +64,11 @@ def make_group(draw: random.Random, numbers: np.random.Generator, step: int, ind
 
 
 def make_run(run: Path, episodes: int) -> None:
-    """Write a finished run with `episodes` episodes: `STEPS` recorded steps with figures, and two evaluations."""
+    """Write a finished run into the folder `run`, with about `episodes` episodes.
+
+    The run has `STEPS` recorded training steps and two evaluations. `EVALUATED_SHARE` of the episodes are evaluation
+    episodes.
+    """
     draw, numbers = random.Random(0), np.random.default_rng(0)
     for folder in (run, run / records.FOLDER, run / "episodes"):
         folder.mkdir()

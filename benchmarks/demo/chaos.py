@@ -3,14 +3,13 @@
     python -m benchmarks.demo.chaos --steps 120 --kills 30 --out benchmarks/results/chaos.json
 
 `arlarena up` trains with two workers. The workers connect to the environment server and to the policy server through
-proxies in this script. During the training, the script injects these faults:
+two proxies in this script. During the training, the script injects these faults:
 
-* It kills random processes with SIGKILL (`--kills`): broker, environment server, policy server, workers and trainer.
+* `--kills` times, it kills a random process with SIGKILL: broker, environment server, policy server, worker or trainer.
 * Twice, it damages the newest checkpoint and kills the trainer. The trainer must resume from an older checkpoint.
 * For 15 s, the memory of Redis is full (`maxmemory`).
 * For a minute, 30 % of the workers' requests to the environment server fail. Later, for another minute, 30 % of the
-  requests to the policy server fail. There are three kinds of failures: an error status, a closed connection, and a
-  closed connection after the server has executed the request.
+  workers' requests to the policy server fail. `faulty_proxy.py` describes the kinds of failures.
 
 After the run, the script checks these claims:
 
@@ -51,11 +50,12 @@ from benchmarks.support.results import finish
 
 PROXIES = "ARLARENA_CHAOS_PROXIES"  # variable with the ports of the proxies: environment server, policy server
 CONFIG = ROOT / "configs" / "demo.toml"
-# Share of failed requests, duration of these failures in seconds, seconds of a full Redis, number of damaged
-# checkpoints.
-FAULT_RATE, WINDOW_S, FULL_S, DAMAGES = 0.3, 60.0, 15.0, 2
-# The processes to kill. `Chaos.find` finds them by their command line: for each of these words, an argument must begin
-# with the word. It finds the broker by its process name instead.
+FAULT_RATE = 0.3  # share of the requests that fail
+WINDOW_S = 60.0  # seconds for which requests to a service fail
+FULL_S = 15.0  # seconds for which the memory of Redis is full
+DAMAGES = 2  # number of damaged checkpoints
+# The processes to kill: name → words. A process has this name if, for each of the words, an argument of its command
+# line begins with the word. `Chaos.find` finds the broker by its process name instead.
 VICTIMS = {
     "broker": ("--appendonly",),
     "environment": ("arlarena.env_server",),
@@ -75,7 +75,20 @@ SMALL = (
 
 @dataclass
 class Chaos:
-    """A run with its injected faults."""
+    """A training run, and the faults that are injected into it.
+
+    Attributes:
+        run: run directory.
+        launcher: process of `arlarena up`.
+        steps: number of training steps.
+        redis_port: port of the broker.
+        proxies: service ("environment" or "inference") → proxy between workers and service.
+        rng: source of all random choices.
+        killed: process → number of kills.
+        damaged: names of the damaged checkpoints.
+        windows: fault → duration in seconds, for finished faults.
+        full: whether the memory of Redis is full now.
+    """
 
     run: Path
     launcher: asyncio.subprocess.Process
@@ -94,7 +107,7 @@ class Chaos:
         return int(lines[-1]["step"]) if lines else 0
 
     async def until(self, condition: Callable[[], object]) -> bool:
-        """Wait until `condition` is true. Return False if the run ended before."""
+        """Wait until `condition()` is true, and return True. If the run ends first, return False."""
         while not condition():
             if self.launcher.returncode is not None:
                 return False
@@ -102,7 +115,7 @@ class Chaos:
         return True
 
     def find(self, name: str) -> psutil.Process | None:
-        """Return the running process with this name, or None."""
+        """Return the running process with this name in `VICTIMS`. Return None if no such process runs."""
         with contextlib.suppress(psutil.Error):
             for child in psutil.Process(self.launcher.pid).children(recursive=True):
                 with contextlib.suppress(psutil.Error):
@@ -113,16 +126,16 @@ class Chaos:
         return None
 
     async def kill(self, name: str) -> None:
-        """Wait until the process `name` runs, and kill it with SIGKILL."""
+        """Wait until the process `name` (a key of `VICTIMS`) runs, and kill it with SIGKILL."""
         if await self.until(lambda: self.find(name)) and (victim := self.find(name)) is not None:
             with contextlib.suppress(psutil.Error):
                 victim.kill()
                 self.killed[name] += 1
 
     async def kills(self, count: int) -> None:
-        """Cause `count` kills in random order, spread evenly over the steps.
+        """Kill processes `count` times, in random order. The kills are spread evenly over the training steps.
 
-        If `count` is large enough, each process is killed at least once.
+        If `count` is at least the number of processes, each process is killed at least once.
         """
         names = list(VICTIMS) + self.rng.choices(list(VICTIMS), k=max(0, count - len(VICTIMS)))
         self.rng.shuffle(names)
@@ -133,9 +146,9 @@ class Chaos:
             await self.kill(name)
 
     async def damages(self) -> None:
-        """Twice, truncate the weights of the newest checkpoint and kill the trainer.
+        """Twice, truncate the weights file of the newest checkpoint, and kill the trainer.
 
-        The restarted trainer must detect the damage.
+        The restarted trainer must detect the damage. The two times are after 30 % and 75 % of the training steps.
         """
         for share in (0.3, 0.75):
             await self.reach(share)
@@ -149,7 +162,7 @@ class Chaos:
                     break
 
     async def fill_redis(self) -> None:
-        """Let Redis report full memory for `FULL_S` seconds."""
+        """After 45 % of the training steps, let Redis report full memory for `FULL_S` seconds."""
         await self.reach(0.45)
         password = (self.run / "broker" / "password").read_text().strip()
         self.full = True
@@ -169,9 +182,10 @@ class Chaos:
             await asyncio.sleep(0.2)
 
     async def errors(self, name: str, share: float) -> None:
-        """Let the share `FAULT_RATE` of the requests to the service `name` fail, for `WINDOW_S` seconds.
+        """For `WINDOW_S` seconds, let the share `FAULT_RATE` of the workers' requests to a service fail.
 
-        The failures begin after the share `share` of the training steps.
+        `name`: the service ("environment" or "inference"). `share`: share of the training steps that are finished when
+        the failures begin.
         """
         await self.reach(share)
         self.proxies[name].fault_rate, began = FAULT_RATE, time.monotonic()
@@ -180,12 +194,15 @@ class Chaos:
         self.windows[f"errors of {name}"] = time.monotonic() - began
 
     async def reach(self, share: float) -> None:
-        """Wait until this share of the training steps is finished."""
+        """Wait until this share of the training steps is finished, or the run has ended."""
         await self.until(lambda: self.done() >= max(1, share * self.steps))
 
 
 async def run_with_faults(arguments: argparse.Namespace, folder: Path) -> tuple[Chaos, dict[str, Any]]:
-    """Run the demo with all faults. Return the injected faults, and the exit status and duration of the run."""
+    """Run a small version of the demo, and inject all faults.
+
+    Returns (injected faults, exit status and duration of the run in seconds). `folder`: for the run directory and log.
+    """
     rng, run = random.Random(arguments.seed), folder / "run"
     ports = {"environment": free_port(), "inference": free_port(), "redis": free_port()}
     proxies = {name: Proxy(ports[name], random.Random(rng.random())) for name in ("environment", "inference")}
@@ -215,7 +232,10 @@ async def run_with_faults(arguments: argparse.Namespace, folder: Path) -> tuple[
 
 
 def judge(arguments: argparse.Namespace, chaos: Chaos, ended: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Check all claims and return the result."""
+    """Check the run and the faults. Return the result of the benchmark, with the key `passed`.
+
+    `chaos`, `ended`: the results of `run_with_faults`.
+    """
     problems = [] if ended["exit"] == 0 else [f"exit status {ended['exit']}: {_tail(folder / 'up.log')}"]
     outcomes = played = Counter[str]()
     if ended["exit"] == 0:
@@ -250,7 +270,10 @@ def _tail(log: Path) -> str:
 
 
 def launch(arguments: list[str]) -> None:
-    """Run `arlarena ARGUMENTS…`. The workers of this command connect to the services through the proxies."""
+    """Run the command `arlarena` with these arguments. Its workers connect to the services through the proxies.
+
+    The environment variable `PROXIES` contains the ports of the proxies.
+    """
     ports = [int(port) for port in os.environ[PROXIES].split(",")]
     environment_proxy, inference_proxy = (Address("127.0.0.1", port) for port in ports)
 
@@ -268,7 +291,7 @@ def launch(arguments: list[str]) -> None:
 
 
 def main() -> int:
-    """Run the demo with faults, check the claims and write the result."""
+    """Run a small version of the demo with faults, check it, and write the result. Return the exit status."""
     if sys.argv[1:2] == ["--launch"]:
         launch(sys.argv[2:])
         return 0
@@ -278,9 +301,9 @@ def main() -> int:
     )
     parser.add_argument("--kills", type=int, default=30, help="number of kills")
     parser.add_argument("--seed", type=int, default=0, help="seed of the faults")
-    parser.add_argument("--minutes", type=float, default=30, help="time limit of the run")
+    parser.add_argument("--minutes", type=float, default=30, help="time limit of the run in minutes")
     parser.add_argument("--out", type=Path, help="file for the result")
-    parser.add_argument("--keep", type=Path, help="keep the files of the run in this folder")
+    parser.add_argument("--keep", type=Path, help="folder in which the files of the run are kept")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="arlarena-chaos-") as temporary:
         folder = arguments.keep or Path(temporary)

@@ -15,7 +15,7 @@ from arlarena.proto.trajectory import Task, Trajectory, read_groups
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a JSON Lines file without incomplete lines. Return [] if the file does not exist."""
+    """Return the objects in a JSON Lines file. Skip incomplete lines. If the file does not exist, return []."""
     found = []
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):
@@ -24,7 +24,7 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object from JSON pairs.
+    """Build a dictionary from the pairs of a JSON object (`object_pairs_hook` of `json.loads`).
 
     Raises:
         ValueError: a key occurs twice. JSON allows this, but a lineage must contain each group only once.
@@ -35,10 +35,10 @@ def strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def lineage_problems(run: Path, steps: int) -> tuple[list[str], Counter[str]]:
-    """Return descriptions of the groups that are missing or occur twice in the lineage or in the recorded steps.
+    """Check the lineage (the trainer's record of the outcome of each group) and the recorded steps of a finished run.
 
-    The lineage is the trainer's record of the outcome of each group. The second returned value is the number of groups
-    in the lineage for each outcome.
+    Returns (problems, outcomes). `problems` are descriptions of missing or duplicate groups and steps. `outcomes` is
+    outcome → number of groups in the lineage. `steps`: expected number of steps.
     """
     newest = sorted(path.parent for path in run.glob("checkpoints/step-*/COMMITTED"))[-1]
     state = json.loads((newest / "state.json").read_text(), object_pairs_hook=strict)
@@ -65,9 +65,10 @@ def lineage_problems(run: Path, steps: int) -> tuple[list[str], Counter[str]]:
 
 
 def reward_problems(run: Path) -> tuple[list[str], Counter[str]]:
-    """Play all recorded episodes again. Return a description of each episode with another result.
+    """Play all recorded episodes of a run again.
 
-    The second returned value is the number of episodes for each outcome, and the number of turns (key `turns`).
+    Returns (problems, counts). `problems` are descriptions of the episodes whose results differ from the recording.
+    `counts` is outcome → number of episodes. The key `turns` of `counts` is the number of turns.
     """
     table = tomllib.loads((run / "config.toml").read_text())["environment"]
     factory = load("[environment]", table["name"], table.get("options", {}))
@@ -83,7 +84,7 @@ def reward_problems(run: Path) -> tuple[list[str], Counter[str]]:
 
 
 def _play_again(factory: EnvironmentFactory, task: Task, trajectory: Trajectory) -> str:
-    """Play an episode again. Return the first difference from the recording, or ""."""
+    """Play a recorded episode again. Return a description of the first difference, or "" if nothing differs."""
     if trajectory.outcome != "ok":
         return "" if trajectory.fault and trajectory.score == 0 else "a failed episode has a score or no reason"
     episode = factory.start(task)

@@ -20,7 +20,14 @@ HOP = {"host", "content-length", "transfer-encoding", "connection"}  # headers t
 
 
 class Proxy:
-    """Forwards requests to a service on this machine. `fault_rate`: share of the requests that fail; initially 0."""
+    """An HTTP proxy that forwards requests to a service on this machine, and makes some requests fail.
+
+    Attributes:
+        port: port of the proxy.
+        fault_rate: share of the requests that fail. Initially 0.
+        failed: kind of fault → number of requests.
+        passed: number of requests without an injected fault.
+    """
 
     def __init__(self, port: int, rng: random.Random) -> None:
         self.target, self.port = f"http://127.0.0.1:{port}", free_port()
@@ -30,7 +37,7 @@ class Proxy:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Run the proxy until the context ends."""
+        """Run the proxy until the end of the `async with` block."""
         app = web.Application(client_max_size=1 << 28)
         app.router.add_route("*", "/{path:.*}", self._handle)
         runner = web.AppRunner(app, access_log=None)

@@ -1,13 +1,14 @@
 """Checks the claims about the demo on three seeds and with control runs, and writes benchmarks/results/demo.json.
 
     python -m benchmarks.demo.verify                 repeat all runs: 7 to 15 minutes for each run
-    python -m benchmarks.demo.verify --reuse         keep finished runs, and resume unfinished runs
+    python -m benchmarks.demo.verify --reuse         do not repeat finished runs; resume unfinished runs
 
-Each run is `arlarena up configs/demo.toml` in runs/verify/<name>:
+Each run is `arlarena up configs/demo.toml` with the run directory runs/verify/<name>:
 
     sampo-0, sampo-1, sampo-2    the unchanged demo
     zero-0                       control: every advantage is multiplied by 0. Only the entropy bonus and the KL penalty
-                                 towards the clone (the policy after behaviour cloning) train the policy
+                                 train the policy. The KL penalty keeps it near the clone (the policy after behaviour
+                                 cloning)
     pull-0                       control: zero-0 without the entropy bonus
     grpo-0                       GRPO with GRPO's clipping
 
@@ -43,12 +44,12 @@ BUDGET_SLACK = 0.1
 
 
 def budget(environment_steps: int) -> tuple[str, ...]:
-    """Return the options to train for this number of environment steps. A run does not reach the other limits."""
+    """Return the settings with which a run ends after `environment_steps` environment steps, and not earlier."""
     return (f"trainer.max_environment_steps={environment_steps}", "trainer.steps=1000000", "trainer.max_minutes=120.0")
 
 
 def claims_of_the_demo(name: str, run: dict[str, Any]) -> list[Claim]:
-    """Return the claims about a run of the demo. They must be true for every seed."""
+    """Return the claims about a run of the unchanged demo. They must be true for every seed. `run`: its summary."""
     eval_set, gain, well_formed = run["eval_set"], run["gain"], run["well_formed"]["before"] or 0.0
     overlap = "overlap" if run["intervals_overlap"] else "do not overlap"
     return [
@@ -77,10 +78,10 @@ def is_full(eval_set: dict[str, Any]) -> bool:
 
 
 def claims_of_the_controls(runs: dict[str, dict[str, Any]]) -> list[Claim]:
-    """Return the claims about the control runs.
+    """Return the claims about the runs zero-0, pull-0 and grpo-0. `runs`: name of the run → summary.
 
-    Without advantages, the success rate does not rise. Without advantages and without the entropy bonus, it does not
-    change. The control runs have about as many environment steps as sampo-0.
+    With advantages of 0, the success rate does not rise. With advantages of 0 and no entropy bonus, the success rate
+    does not change. These runs have about as many environment steps as sampo-0.
     """
     claims = []
     for name in ("zero-0", "pull-0"):
@@ -101,7 +102,7 @@ def claims_of_the_controls(runs: dict[str, dict[str, Any]]) -> list[Claim]:
 
 
 def write_results(runs: dict[str, dict[str, Any]], claims: Sequence[Claim], complete: bool) -> None:
-    """Write the results of the finished runs. Replace the file atomically."""
+    """Write the results of the finished runs to `RESULT` atomically. `complete`: whether all runs have finished."""
     demo = [run["gain"] for name, run in runs.items() if name.startswith("sampo")]
     result = {
         "schema": 1,
@@ -122,10 +123,10 @@ def write_results(runs: dict[str, dict[str, Any]], claims: Sequence[Claim], comp
 
 
 def main() -> int:
-    """Do the runs, check the claims, and write and show the result."""
+    """Execute the training runs, check the claims, and print and write the result. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "demo.toml")
-    parser.add_argument("--reuse", action="store_true", help="keep finished runs in runs/verify")
+    parser.add_argument("--reuse", action="store_true", help="do not repeat finished runs in runs/verify")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
     runs: dict[str, dict[str, Any]] = {}

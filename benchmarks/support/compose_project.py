@@ -18,7 +18,8 @@ from typing import Any
 from benchmarks.support.paths import ROOT
 
 POLL_S = 2.0  # not shorter, because each docker command takes about 0.2 s of CPU time from the containers
-# Ports on the host's loopback address. The defaults of compose.yaml and the ports of its tests (18001 …) are different.
+# Ports on the host's loopback address. They differ from the default ports of compose.yaml, and from the ports of the
+# container tests (18001 …).
 PORTS = {
     "SOKOBAN": 28001, "ALFWORLD": 28002, "WEBSHOP": 28003, "INFERENCE": 28100, "GRAFANA": 28300, "PAGE": 28400,
 }  # fmt: skip
@@ -42,15 +43,15 @@ def docker(*arguments: str, env: Mapping[str, str] | None = None, timeout_s: flo
 
 
 class ComposeProject:
-    """The containers of one project.
+    """The containers of one Compose project, which run the services of compose.yaml.
 
     Args:
         name: name of the project.
         folder: folder for the secrets and for copies of files.
-        config: configuration of the run.
+        config: configuration file of the run.
         workers: number of rollout workers.
-        files: compose files besides compose.yaml.
-        more: further environment variables.
+        files: further compose files, in addition to compose.yaml.
+        more: further environment variables for `docker compose`.
     """
 
     def __init__(
@@ -72,11 +73,15 @@ class ComposeProject:
         }
 
     def compose(self, *arguments: str, timeout_s: float = 900) -> str:
-        """Return the output of a compose command. Raises ComposeError if it fails."""
+        """Return the output of a `docker compose` command.
+
+        Raises:
+            ComposeError: the command failed.
+        """
         return docker("compose", *arguments, env=self.variables, timeout_s=timeout_s)
 
     def containers(self, *services: str) -> dict[str, str]:
-        """Return the containers: name of the container → service. `services`: only these services; default: all."""
+        """Return the containers of these services: name of the container → service. Without `services`: all."""
         rows = self.compose("ps", "--all", "--format", "json", *services).splitlines()
         return {row["Name"]: row["Service"] for row in map(json.loads, rows)}
 
@@ -96,7 +101,10 @@ class ComposeProject:
         return bool(state["Status"] == "exited" and state["ExitCode"] == 0)
 
     def copy(self, path: str, to: Path) -> bool:
-        """Copy a file or folder from the run directory. Works without a running container. Return False if it fails."""
+        """Copy a file or folder from the run directory in the volume. No container needs to run.
+
+        Return whether the copy succeeded.
+        """
         with contextlib.suppress(ComposeError, subprocess.TimeoutExpired):
             self.compose("cp", f"run:/data/run/{path}", str(to))
             return True
@@ -108,9 +116,10 @@ class ComposeProject:
         return Path(docker("volume", "inspect", "--format", "{{.Mountpoint}}", f"{self.name}_run").strip()) / "run"
 
     def read(self, path: str) -> str:
-        """Return the text of a file in the run directory, or "" if the file does not exist yet.
+        """Return the text of a file in the run directory. If the file does not exist yet, return "".
 
-        If this process cannot read the volume (Docker runs on another machine or for another user), copies the file.
+        If Docker runs on another machine or for another user, this process cannot read the volume. Then Docker copies
+        the file.
         """
         with contextlib.suppress(OSError, ComposeError):
             if self._volume.parent.is_dir():
@@ -131,15 +140,15 @@ class ComposeProject:
         return []
 
     def ended(self) -> int | None:
-        """Return the exit status of the run, or None if its container runs or will be restarted."""
+        """Return the exit status of the container `run`. Return None if it runs or Docker will restart it."""
         state = self.state(f"{self.name}-run-1")
         return int(state["ExitCode"]) if state["Status"] == "exited" else None
 
     def until(self, condition: Callable[[], object], event: str, limit_s: float) -> None:
-        """Wait until `condition()` is true.
+        """Wait until `condition()` is true. `event`: description of the condition for the error message.
 
         Raises:
-            ComposeError: `condition()` is false after `limit_s` seconds. The message contains the end of all logs.
+            ComposeError: `condition()` is still false after `limit_s` seconds. The message contains the last log lines.
         """
         deadline = time.monotonic() + limit_s
         while not condition():

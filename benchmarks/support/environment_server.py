@@ -18,7 +18,11 @@ import psutil
 
 @contextlib.contextmanager
 def environment_server(*flags: str, **settings: float) -> Iterator[tuple[str, psutil.Process]]:
-    """Start a Sokoban server on a free port, with these settings in [environment]. Yield its URL and its process.
+    """Start a Sokoban server on a free port. Yield (URL, process). Stop the server at the end of the block.
+
+    Args:
+        flags: further arguments of `python -m arlarena.env_server`.
+        settings: keys of the table `[environment]`.
 
     Raises:
         SystemExit: the server does not start.
@@ -44,7 +48,10 @@ def environment_server(*flags: str, **settings: float) -> Iterator[tuple[str, ps
 
 
 def ask(url: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
-    """Send a GET, or a POST with `body`. Return the status and the JSON of the reply."""
+    """Send a POST request with the JSON `body`. If `body` is None, send a GET request.
+
+    Returns (status, JSON of the reply).
+    """
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
@@ -55,5 +62,5 @@ def ask(url: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
 
 
 def open_sessions(url: str) -> int:
-    """Return the number of sessions on the server."""
+    """Return the number of open sessions of the environment server at `url`."""
     return int(ask(url + "/v1/capacity")[1]["active_sessions"])

@@ -19,9 +19,13 @@ START_S = 120.0
 
 @contextlib.contextmanager
 def policy_server(folder: Path, **settings: Any) -> Iterator[tuple[str, psutil.Process]]:
-    """Start a policy server on a free port, with these settings in [inference]. Yield its URL and its process.
+    """Start a policy server on a free port, and wait until it is healthy. Yield (URL, process).
 
-    Waits until the server is healthy.
+    The server stops at the end of the block.
+
+    Args:
+        folder: folder for the configuration and the log.
+        settings: keys of the table `[inference]`.
 
     Raises:
         SystemExit: the server does not start.
@@ -48,7 +52,7 @@ def policy_server(folder: Path, **settings: Any) -> Iterator[tuple[str, psutil.P
 
 
 def write_config(file: Path, settings: Mapping[str, Any]) -> None:
-    """Write a configuration file with these settings in [inference]."""
+    """Write a configuration file with these keys in the table `[inference]`."""
     file.write_text("[inference]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
 
 

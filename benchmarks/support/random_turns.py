@@ -12,9 +12,14 @@ from arlarena.proto.trajectory import PolicyVersion, Turn, VersionSpan, pack_flo
 def random_turn(
     numbers: np.random.Generator, version: PolicyVersion, prompt: int, response: int, /, **fields: Any
 ) -> Turn:
-    """Returns a valid turn of `prompt` new prompt tokens and `response` sampled tokens.
+    """Returns a valid turn with `prompt` new prompt tokens and `response` sampled tokens.
 
-    `fields`: other fields of the turn, for example `observation` or `action_valid`. They replace the defaults.
+    Args:
+        numbers: source of the random values.
+        version: the policy version that sampled the response.
+        prompt: number of new prompt tokens.
+        response: number of sampled tokens.
+        fields: values of further fields, for example `observation`. They replace the default values of this function.
     """
     given: dict[str, Any] = {
         "new_prompt_ids": pack_ids(numbers.integers(0, 150_000, prompt)),

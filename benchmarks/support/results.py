@@ -12,7 +12,9 @@ MACHINE = {"cores": os.cpu_count(), "system": platform.platform(), "python": pla
 
 
 def finish(result: dict[str, Any], out: Path | None) -> int:
-    """Add the key `machine` to a result, print the result as JSON, and write it to `out` if given.
+    """Add the key `machine` to the result of a benchmark, and print the result as JSON.
+
+    If `out` is given, also write the result to this file.
 
     Returns the exit status: 0 if `result["passed"]` is true, else 1.
     """

@@ -1,4 +1,4 @@
-"""Shared code for checks of the tiny recipes (configs/*-tiny.toml): command line, claims about a run, and result."""
+"""Shared code of the benchmarks that check a tiny recipe (configs/*-tiny.toml): command line, claims, and result."""
 
 from __future__ import annotations
 
@@ -19,20 +19,26 @@ MIN_TASKS, TARGET_GAIN, MAX_SECONDS = 256, 0.15, 60 * 60
 
 
 def arguments(description: str | None, config: str, out: str) -> argparse.Namespace:
-    """Parse the command line. By default, `config` is a file in configs/, and `out` a file in benchmarks/results/."""
+    """Parse the command line of a benchmark.
+
+    Args:
+        description: the text above the options in the help.
+        config: default of `--config`: a file name in configs/.
+        out: default of `--out`: a file name in benchmarks/results/.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / config)
-    parser.add_argument("--reuse", action="store_true", help="keep finished runs in runs/verify")
+    parser.add_argument("--reuse", action="store_true", help="do not repeat finished runs in runs/verify")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=RESULTS / out)
     return parser.parse_args()
 
 
 def claims_of(name: str, run: dict[str, Any], split: str) -> list[Claim]:
-    """Return the claims about a run. They must be true for every seed.
+    """Return the claims about a training run. The claims must be true for every seed.
 
-    The evaluation set contains at least `MIN_TASKS` tasks of the split, training improves the success rate, and the run
-    takes less than an hour.
+    The claims are: The evaluation set contains at least `MIN_TASKS` tasks of the split `split`. Training improves the
+    success rate. The run takes less than an hour. `run`: the summary from `training_runs.make`.
     """
     eval_set, (low, high) = run["eval_set"], run["paired_gain_ci95"]
     gain = f"{100 * run['gain']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
@@ -47,7 +53,14 @@ def claims_of(name: str, run: dict[str, Any], split: str) -> list[Claim]:
 
 
 def write_results(runs: Mapping[str, dict[str, Any]], claims: Sequence[Claim], seeds: Sequence[str], out: Path) -> int:
-    """Show and write all results. Return the exit status. `seeds`: names of the runs with the unchanged recipe."""
+    """Print all results, and write them as JSON. Return the exit status: 0 if all claims are true, else 1.
+
+    Args:
+        runs: name of the run → summary.
+        claims: the claims about the runs.
+        seeds: names of the runs with the unchanged recipe.
+        out: the file to write.
+    """
     show(dict(runs), list(claims))
     for run in runs.values():
         if (kinds := kinds_table(run)) is not None:

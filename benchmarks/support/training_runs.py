@@ -1,4 +1,4 @@
-"""Executes complete training runs with `arlarena up`, and shows claims about the runs."""
+"""Executes complete training runs with `arlarena up`, and prints whether claims about the runs are true."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RUNS = Path("runs") / "verify"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The options of a training run. `overrides`: changed settings as KEY=VALUE."""
+    """The options of a training run. `name`: name of the run directory. `overrides`: changed settings as KEY=VALUE."""
 
     name: str
     seed: int
@@ -31,7 +31,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A claim about a run. `measured`: the measured value as text. `holds`: whether the claim is true."""
+    """A claim about a training run, such as "within 15 minutes".
+
+    Attributes:
+        run: name of the run.
+        claim: the claim as text.
+        measured: the measured value as text.
+        holds: whether the claim is true.
+    """
 
     run: str
     claim: str
@@ -40,14 +47,17 @@ class Claim:
 
 
 def directory_of(plan: Plan) -> Path:
-    """Return the run directory of a plan."""
+    """Return the run directory of the training run `plan`."""
     return ROOT / RUNS / plan.name
 
 
 def make(plan: Plan, config: Path, reuse: bool) -> dict[str, Any]:
-    """Execute a training run. Return its summary, with the result of behaviour cloning and the interval of the gain.
+    """Execute a training run with `arlarena up`. Return the content of its `summary.json`.
 
-    If `reuse` is true and an earlier run exists, resume the earlier run. A finished earlier run is not repeated.
+    This function adds two keys to the summary: `clone` (the content of `clone.json`) and `paired_gain_ci95` (the 95 %
+    confidence interval of the gain in the success rate).
+
+    If `reuse` is true and the run directory contains a run, resume this run. A finished run is not repeated.
 
     Raises:
         SystemExit: the run failed. The exit status is 2.
@@ -70,9 +80,9 @@ def make(plan: Plan, config: Path, reuse: bool) -> dict[str, Any]:
 
 
 def paired_gain(directory: Path) -> list[float]:
-    """Return the 95 % confidence interval of the gain in the success rate.
+    """Return the 95 % confidence interval of the gain in the success rate. `directory`: a finished run.
 
-    The same tasks are played before and after training. The interval is computed from the difference of each task.
+    The run plays the same tasks before and after training. The interval is computed from the difference for each task.
     """
     eval_sets = [json.loads((directory / "eval_sets" / f"{label}.json").read_text()) for label in ("before", "after")]
     outcomes: list[dict[int, list[int]]] = []
@@ -86,10 +96,10 @@ def paired_gain(directory: Path) -> list[float]:
 
 
 def paired_scores(directory: Path) -> tuple[list[float], list[float], list[float]]:
-    """Return the scores before and after training, and the 95 % confidence interval of the gain in the mean score.
+    """Return (scores before training, scores after training, 95 % confidence interval of the gain in the mean score).
 
-    An evaluation records only the first `[evaluation] episodes` episodes. The scores are those of tasks with recorded
-    episodes before and after training. Both lists have the same order of tasks.
+    Both lists have one mean score per task, in the same order of tasks. They contain the tasks that have recorded
+    episodes both before and after training. An evaluation records only the first `[evaluation] episodes` episodes.
     """
     before, after = (_scores_by_task(directory / "episodes" / f"{label}.jsonl") for label in ("before", "after"))
     tasks = [task for task in before if task in after]
@@ -106,17 +116,17 @@ def _scores_by_task(path: Path) -> dict[str, list[float]]:
 
 
 def interval_of(differences: Sequence[float]) -> list[float]:
-    """Return the 95 % confidence interval of the mean. `differences`: one value per task, in [-1, 1]."""
+    """Return the 95 % confidence interval of the mean difference. `differences`: one value per task, in [-1, 1]."""
     return difference_interval(differences).rounded()
 
 
 def mean(values: Sequence[float]) -> float:
-    """Return the mean of at least one value."""
+    """Return the mean of `values`, which must not be empty."""
     return sum(values) / len(values)
 
 
 def show(runs: dict[str, dict[str, Any]], claims: Sequence[Claim]) -> None:
-    """Print a table of the runs, and the claims."""
+    """Print a table of the runs. Then print each claim, and whether it is true. `runs`: name → summary."""
     console = Console(highlight=False)
     table = Table(title="Runs: success in % on the same unseen tasks", title_justify="left")
     for heading in ("run", "before", "after", "gain", "95 % interval of the gain", "environment steps", "minutes"):
