@@ -3,16 +3,16 @@
     git worktree add ../old COMMIT && python -m benchmarks.old_and_new ../old [--part sandbox …] [--pairs 60]
 
 A side is a process with one thread that measures one checkout. It imports only the `arlarena` packages of its checkout.
-The benchmark modules of the parts in `OWN_MODULES` call Python interfaces that differ between checkouts. So for these
-parts, a side uses the benchmark modules of its checkout. For the other parts, both sides use the benchmark modules of
-this checkout, so both sides have the same load.
+For most parts, both sides use the benchmark modules of this checkout, so both sides have the same load. For the parts
+in `OWN_MODULES`, each side uses the benchmark modules of its own checkout. The reason is that these modules call Python
+interfaces that differ between checkouts.
 
 In each pair, first one side measures, then the other side. The order alternates from pair to pair. The speed of a
 machine changes within seconds, so many short pairs give a narrower interval than a few long pairs. The ratio of a pair
 is the rate of this checkout divided by the rate of the older checkout. The result is the median of the ratios. The
 interval is computed by bootstrap. The parts:
 
-* `environment-http`, `-batch`, `-websocket`: steps per second of a Sokoban server.
+* `environment-http`, `environment-batch`, `environment-websocket`: steps per second of a Sokoban server.
 * `rollout`: new tokens per second of a worker with a real broker, environment server and policy server.
 * `push-shared`, `push-http`: pushes per second; a push lasts from the optimiser step to the first token of the new
   version.
@@ -47,12 +47,12 @@ Measure = Callable[[], float]
 
 
 def import_first(*names: str) -> Any:
-    """Import the first of these modules that exists in the side's checkout.
+    """Import and return the first of these modules that exists in the measured checkout.
 
     In older checkouts, some modules have other names.
 
     Raises:
-        SystemExit: none of these modules exists in the checkout.
+        SystemExit: the checkout has none of these modules.
     """
     for name in names:
         with contextlib.suppress(ModuleNotFoundError):
@@ -64,7 +64,10 @@ def import_first(*names: str) -> Any:
 
 @contextlib.contextmanager
 def environment(protocol: str) -> Iterator[Measure]:
-    """Measure the steps per second over plain HTTP, HTTP batches or WebSockets."""
+    """Start a Sokoban server. Yield a function that measures its steps per second.
+
+    `protocol`: "http" (one step per request), "batch" or "websocket".
+    """
     from benchmarks.env_server import speed
 
     rate, sessions = {
@@ -77,7 +80,7 @@ def environment(protocol: str) -> Iterator[Measure]:
 
 
 async def http_rate(url: str, sessions: int, seconds: float) -> float:
-    """Return the steps per second over plain HTTP. Each session sends one request at a time."""
+    """Return the steps per second over `/step`, with one step per request. Each session sends one request at a time."""
     import aiohttp
 
     from benchmarks.env_server.speed import post
@@ -105,7 +108,10 @@ async def http_rate(url: str, sessions: int, seconds: float) -> float:
 
 @contextlib.contextmanager
 def rollout() -> Iterator[Measure]:
-    """Measure the tokens per second of a rollout worker."""
+    """Start a broker, an environment server and a policy server. Yield a function that measures a rollout worker.
+
+    The function returns new tokens per second.
+    """
     import uvloop
 
     settings = import_first("arlarena.trainer.policy_settings", "arlarena.trainer.settings")
@@ -135,7 +141,10 @@ def rollout() -> Iterator[Measure]:
 
 @contextlib.contextmanager
 def push(transport: str) -> Iterator[Measure]:
-    """Measure the pushes per second of a model of 17 MB, from the optimiser step to the first token."""
+    """Start a policy server with a model of 17 MB. Yield a function that measures pushes per second.
+
+    A push lasts from the optimiser step to the first token of the new version. `transport`: "shared" or "http".
+    """
     import aiohttp
 
     bench = import_first("benchmarks.weights.speed", "weight_push")
@@ -170,10 +179,10 @@ def push(transport: str) -> Iterator[Measure]:
 
 
 def publisher_of(bench: Any, url: str, transport: Any) -> Any:
-    """Create a publisher with the benchmark module `bench` of the side's checkout.
+    """Create the publisher that pushes weights to the policy server at `url`.
 
-    Older versions of this module have no function `publisher_of`. For these versions, this function creates the
-    publisher.
+    `bench` is the module `benchmarks.weights.speed` of the measured checkout. If it has a function `publisher_of`, this
+    function is used. Older versions of `bench` have no such function.
     """
     if hasattr(bench, "publisher_of"):
         return bench.publisher_of(url, transport, TOKEN)
@@ -182,7 +191,7 @@ def publisher_of(bench: Any, url: str, transport: Any) -> Any:
 
 @contextlib.contextmanager
 def sandbox() -> Iterator[Measure]:
-    """Measure the executions per second of the program, with two concurrent executions."""
+    """Start a sandbox. Yield a function that measures executions per second of a program, two at the same time."""
     from benchmarks.sandbox.program import PROGRAM, rate
 
     module = import_first("arlarena.sandbox.forks", "arlarena.env_server.sandbox.forks")
@@ -192,7 +201,7 @@ def sandbox() -> Iterator[Measure]:
 
 @contextlib.contextmanager
 def update() -> Iterator[Measure]:
-    """Measure the optimiser steps per second on rows of different lengths."""
+    """Create a learner. Yield a function that measures optimiser steps per second, on rows of different lengths."""
     bench = import_first("benchmarks.trainer.speed", "trainer")
     learner, rows = bench.Ours(bench.model_of(bench.VOCABULARY)), bench.rows_of("uniform")
     yield lambda: 1 / bench.timed(lambda: learner.update(rows))
@@ -211,9 +220,10 @@ PARTS: dict[str, Callable[[], contextlib.AbstractContextManager[Measure]]] = {
 
 
 def run_side(part: str) -> None:
-    """Run the process of one side: measure once for each line of standard input, and print the rate.
+    """Measure one part of one checkout. This function is the main function of the process that `side` starts.
 
-    The first line of the output is the path of an imported `arlarena` module.
+    It first prints the path of an imported `arlarena` module. Then it measures once for each line of standard input,
+    and prints the rate.
     """
     import torch
 
@@ -230,7 +240,7 @@ def run_side(part: str) -> None:
 
 @contextlib.contextmanager
 def side(tree: Path, part: str) -> Iterator[Measure]:
-    """Start the process that measures the checkout `tree`.
+    """Start a process that measures the part `part` of the checkout `tree`. Yield a function that measures once.
 
     Raises:
         SystemExit: the process fails, or it imports packages of another checkout.
@@ -265,7 +275,10 @@ def side(tree: Path, part: str) -> Iterator[Measure]:
 
 
 def compare(old: Path, part: str, pairs: int) -> dict[str, Any]:
-    """Return the median ratio of one part, its 95 % interval and the number of pairs."""
+    """Compare one part of this checkout with the checkout `old`.
+
+    Returns the median of the ratios, its 95 % confidence interval, and the number of pairs.
+    """
     with side(old, part) as before, side(ROOT, part) as after:
         ratios = []
         for number in range(pairs):
@@ -282,7 +295,7 @@ def compare(old: Path, part: str, pairs: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure the parts, and check that the lower bound of each interval is at least `LEAST_RATIO`."""
+    """Compare all parts. Return 0 if the lower bound of each interval is at least `LEAST_RATIO`, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=Path, nargs="?", help="the older checkout")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")

@@ -38,7 +38,7 @@ from benchmarks.support.results import finish
 
 SCHEMATHESIS = ROOT / ".venv-fuzz" / "bin" / "st"
 # The check `positive_data_acceptance` is not used. It requires that the server accepts every request that the schema
-# allows. But a schema cannot express that a split is unknown, or that a step_index needs a session. And `1.0` is an
+# allows. But a schema cannot express which splits exist, or that a step_index needs a session. Also, `1.0` is an
 # integer in JSON Schema, but this server rejects it.
 CHECKS = (
     "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance",
@@ -49,19 +49,19 @@ LIMITS = {
     "max_sessions_per_client": 256, "max_snapshots": 1_000_000, "snapshot_ttl_s": 4.0, "max_body_bytes": 1_000_000,
 }  # fmt: skip
 ANSWER_S = 10.0
-# The value of the label `route` may contain braces, so the labels end at the last brace of the line.
+# The value of the label `route` can contain braces. The list of labels therefore ends at the last brace of the line.
 REQUESTS = re.compile(r'^arlarena_env_requests_total\{.*status="(\d+)".*\} (\S+)$', re.M)
 INTERNAL_ERRORS = re.compile(r'^arlarena_env_errors_total\{code="internal".*\} (\S+)$', re.M)
 
 
 def metrics(url: str) -> str:
-    """Return the server's metrics as text."""
+    """Return the metrics of the environment server at `url` as text."""
     with urllib.request.urlopen(url + "/metrics", timeout=10) as reply:
         return str(reply.read().decode())
 
 
 def statuses(url: str) -> Counter[str]:
-    """Return the number of requests for each status. The server's metrics count the requests."""
+    """Return HTTP status → number of requests, from the metrics of the environment server at `url`."""
     counts: Counter[str] = Counter()
     for status, count in REQUESTS.findall(metrics(url)):
         counts[status] += int(float(count))
@@ -69,12 +69,25 @@ def statuses(url: str) -> Counter[str]:
 
 
 def internal_errors(url: str) -> int:
-    """Return the number of internal errors in the server's metrics, including errors in WebSocket frames."""
+    """Return the number of internal errors, from the server's metrics. Errors after WebSocket frames also count."""
     return sum(int(float(count)) for count in INTERNAL_ERRORS.findall(metrics(url)))
 
 
 def fuzz_http(url: str, requests: int, examples: int, seed: int) -> list[dict[str, Any]]:
-    """Run schemathesis until the server has received `requests` requests. Return the result of each round."""
+    """Run schemathesis again and again, until the server has received at least `requests` requests.
+
+    Args:
+        url: URL of the server.
+        requests: minimum number of requests.
+        examples: number of examples of each operation in one run of schemathesis.
+        seed: seed of the first run. Each further run has the next seed.
+
+    Returns:
+        For each run of schemathesis, the seed and whether all checks passed.
+
+    Raises:
+        SystemExit: schemathesis could not run.
+    """
     rounds: list[dict[str, Any]] = []
     while sum(statuses(url).values()) < requests:
         with tempfile.TemporaryDirectory() as folder:
@@ -101,13 +114,13 @@ def fuzz_http(url: str, requests: int, examples: int, seed: int) -> list[dict[st
 
 
 class Frames:
-    """Generates random frames: valid frames, damaged frames, random JSON and random bytes."""
+    """Generates random WebSocket messages: valid messages, damaged messages, random JSON, and random bytes."""
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
 
     def frame(self) -> str | bytes:
-        """Return the next random frame."""
+        """Return the next random message."""
         kind = self._rng.randrange(6)
         if kind == 0:
             return json.dumps(self._valid())
@@ -152,9 +165,10 @@ class Frames:
 
 
 async def fuzz_socket(url: str, frames: int, seed: int) -> dict[str, int]:
-    """Send random frames over WebSockets. Return the number of frames, and of replies by type.
+    """Send `frames` random frames over WebSockets, one after another.
 
-    "unanswered" counts the frames after which the server neither replied nor closed the socket.
+    Returns the number of frames (key `frames`), and the number of replies of each type. If the server closed the
+    socket after a frame, this counts as `closed`. If the server did nothing, this counts as `unanswered`.
     """
     source, counts = Frames(seed), Counter[str]()
     async with aiohttp.ClientSession() as session:
@@ -174,7 +188,11 @@ async def fuzz_socket(url: str, frames: int, seed: int) -> dict[str, int]:
 
 
 async def answer_to(one: aiohttp.ClientWebSocketResponse, frame: str | bytes) -> str:
-    """Send a frame. Return the type of the reply, or `closed` if the server closed the socket."""
+    """Send a frame. Return the type of the reply. If the server closed the socket, return `closed`.
+
+    Raises:
+        TimeoutError: the server did nothing within `ANSWER_S`.
+    """
     if isinstance(frame, bytes):
         await one.send_bytes(frame)
     else:
@@ -186,7 +204,10 @@ async def answer_to(one: aiohttp.ClientWebSocketResponse, frame: str | bytes) ->
 
 
 async def fuzz_raw(url: str, connections: int, seed: int) -> dict[str, int]:
-    """Open `connections` connections, one after another. Send random bytes after each valid WebSocket handshake."""
+    """Open WebSocket connections one after another, and send random bytes over each of them.
+
+    Returns the number of connections (key `connections`).
+    """
     source, counts = Frames(seed), Counter[str]()
     host, port = url.removeprefix("http://").split(":")
     for _ in range(connections):
@@ -203,7 +224,10 @@ async def fuzz_raw(url: str, connections: int, seed: int) -> dict[str, int]:
 
 
 def judged(url: str, http: list[dict[str, Any]], sockets: dict[str, int], raw: dict[str, int]) -> dict[str, Any]:
-    """Wait until all sessions have expired. Return the result, with the server's counts and the key `passed`."""
+    """Wait until all sessions of the server have expired. Return the result of the benchmark, with the key `passed`.
+
+    `http`, `sockets`, `raw`: the results of `fuzz_http`, `fuzz_socket` and `fuzz_raw`.
+    """
     since = time.monotonic()
     while open_sessions(url) and time.monotonic() - since < 3 * LIMITS["max_session_ttl_s"]:
         time.sleep(0.1)
@@ -241,7 +265,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.requests and not SCHEMATHESIS.exists():
-        raise SystemExit("error: schemathesis is not installed: `make setup EXTRA=fuzz`")
+        raise SystemExit("error: schemathesis is not installed: run `make setup EXTRA=fuzz`")
     with environment_server("--workers", str(args.workers), **LIMITS) as (url, _):
         http = fuzz_http(url, args.requests, args.examples, args.seed)
         sockets = asyncio.run(fuzz_socket(url, args.frames, args.seed))

@@ -1,7 +1,7 @@
 """Hooks for schemathesis: in two of three requests, names of existing objects replace random names.
 
-If all session and snapshot ids were random, almost all replies would be 404. `fuzz.py` passes this file to
-schemathesis. Schemathesis runs in a separate virtual environment and loads the file there.
+With random session and snapshot ids, almost all replies would have status 404. `fuzz.py` passes this file to
+schemathesis, which runs in a separate virtual environment.
 """
 
 import json
@@ -16,7 +16,7 @@ LIFETIME_S = 1.5  # seconds; must be less than the session_ttl_s of fuzz.py
 
 
 class ExistingObjects:
-    """A session and a snapshot that exist on the server. Before they expire, new ones are created."""
+    """A session and a snapshot that exist on the server. They are replaced by new objects before they expire."""
 
     def __init__(self) -> None:
         self.random = random.Random(0)
@@ -24,7 +24,10 @@ class ExistingObjects:
         self._until = 0.0
 
     def names(self, base: str) -> dict[str, str]:
-        """Return the names of an existing session, snapshot and environment: path parameter → name."""
+        """Return the names of an existing session, snapshot and environment: path parameter → name.
+
+        `base`: base URL of the server.
+        """
         if time.monotonic() > self._until:
             session = self._post(base + "/v1/sessions", {"reset": [{}]})["sessions"][0]["session_id"]
             snapshot = self._post(f"{base}/v1/sessions/{session}/snapshot", {})["snapshot_id"]
@@ -33,7 +36,7 @@ class ExistingObjects:
         return self._names
 
     def forget(self) -> None:
-        """Let the next call of `names` create new objects. A request may have closed the current ones."""
+        """Let the next call of `names` create new objects. A request may have deleted the session or the snapshot."""
         self._until = 0.0
 
     @staticmethod
@@ -48,12 +51,15 @@ EXISTING = ExistingObjects()
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
-    """Replace random names in path and body by names of existing objects."""
+    """In two of three requests, replace random names by names of existing objects. Schemathesis calls this function.
+
+    The names are in the path and in the body of the request.
+    """
     if EXISTING.random.random() < 0.33:
         return
     try:
         names = EXISTING.names(case.operation.base_url.rstrip("/"))
-    except OSError:  # the fuzzer's sessions have reached the limit of a client; they expire soon
+    except OSError:  # the fuzzer has as many sessions as a client may have; they expire soon
         return
     for name in set(case.path_parameters or {}) & set(names):
         case.path_parameters[name] = names[name]

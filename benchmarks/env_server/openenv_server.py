@@ -4,7 +4,7 @@
 
 PYTHONPATH must contain the folders proto, environments/sdk and environments/sokoban.
 
-Rules, rooms and observations are the same as on our server.
+Both servers have the same rules, rooms and observations.
 """
 
 import sys

@@ -9,11 +9,12 @@ several players in batch requests. The latency is the time that a player waits, 
 The server has `--workers` processes. The client is another process. With one worker, the client needs half of a core.
 With two workers on two cores, server and client together use both cores completely.
 
-The memory is the resident set of all processes of the server. It is measured before, during and after the sessions, and
-again after a second run with the same number of sessions. If the memory grows from run to run, the server has a leak.
+The memory is the resident set of all processes of the server. It is measured before, during and after the sessions.
+After a second run with the same number of sessions, it is measured again. If the memory grows from run to run, the
+server has a memory leak.
 
-`--malloc` lets the server allocate Python objects with malloc (PYTHONMALLOC=malloc) instead of Python's own allocator.
-Python's allocator keeps an arena of 1 MB as long as one object in the arena is in use.
+With `--malloc`, the server allocates Python objects with malloc (PYTHONMALLOC=malloc) instead of Python's own
+allocator. Python's allocator keeps an arena of 1 MB as long as one object in the arena is in use.
 """
 
 from __future__ import annotations
@@ -46,7 +47,13 @@ SETTLE_S = 8.0  # longer than the server's reap_interval_s
 
 
 class Players:
-    """The measurements of all players."""
+    """All players, and their measurements.
+
+    Attributes:
+        latencies: seconds of each step.
+        errors: error messages.
+        episodes: number of finished episodes.
+    """
 
     def __init__(self) -> None:
         self.latencies: list[float] = []
@@ -54,7 +61,7 @@ class Players:
         self.episodes = 0
 
     async def play(self, session: Session, number: int, ends: float) -> None:
-        """Play one episode after another until the time `ends`."""
+        """Play episodes in one session, until `time.perf_counter()` is `ends`. `number`: number of the player."""
         steps = 0
         try:
             state = await session.reset(split="train", index=number % TASKS)
@@ -72,12 +79,12 @@ class Players:
 
 
 def processes_of(server: psutil.Process) -> list[psutil.Process]:
-    """Return the processes of a server: its workers, or the server's only process."""
+    """Return the processes that serve requests: the server's workers, or the server itself if it has no workers."""
     return server.children() or [server]
 
 
 def megabytes(server: psutil.Process) -> float:
-    """Return the resident memory of the server in MB."""
+    """Return the resident memory of all processes of the server in MB (1,048,576 bytes)."""
     return sum(float(process.memory_info().rss) for process in processes_of(server)) / 2**20
 
 
@@ -89,7 +96,10 @@ def cpu_seconds(server: psutil.Process) -> dict[str, float]:
 
 
 async def run_sessions(url: str, process: psutil.Process, sessions: int, seconds: float) -> dict[str, Any]:
-    """Open sessions, play in them for `seconds`, and close them. Return measurements from before, during and after."""
+    """Open sessions, play in all of them for `seconds`, and close them. Return the measurements.
+
+    `process`: the server. `sessions`: number of sessions.
+    """
     players, load = Players(), os.getloadavg()[0]
     async with EnvironmentClient(url, Timeouts(request_s=60.0), retries=0) as client:
         await warm(client, min(CHUNK, sessions))
@@ -126,9 +136,9 @@ async def run_sessions(url: str, process: psutil.Process, sessions: int, seconds
 
 
 async def memory_after_release(process: psutil.Process) -> float:
-    """Wait until the resident memory has not fallen for `SETTLE_S`. Return the lowest value in MB.
+    """Wait until the server's resident memory has not fallen for `SETTLE_S`. Return the lowest value in MB.
 
-    The server releases memory in its next search for expired sessions.
+    The server searches for expired sessions at intervals, and releases memory after each search.
     """
     least, since = megabytes(process), time.monotonic()
     while time.monotonic() - since < SETTLE_S:
@@ -139,10 +149,10 @@ async def memory_after_release(process: psutil.Process) -> float:
 
 
 async def warm(client: EnvironmentClient, sessions: int) -> None:
-    """Fill the caches and pools of the server, so their memory does not count as memory of sessions.
+    """Fill the caches and pools of the server. Their memory then does not count as memory of the measured sessions.
 
-    The server caches the start of each task and the observations of frequent states. So this function plays each task
-    with the same sequences of actions as the measurement.
+    The server caches the start of each task, and the observations of frequent states. This function therefore plays
+    each task with the same sequences of actions as the measurement. `sessions`: number of sessions that it opens.
     """
     opened = await client.open(sessions)
     for shift, start in itertools.product(range(len(ACTIONS)), range(0, TASKS, sessions)):
@@ -151,7 +161,7 @@ async def warm(client: EnvironmentClient, sessions: int) -> None:
 
 
 async def warm_episode(session: Session, index: int, shift: int) -> None:
-    """Play one episode. `shift`: position of the first action in `ACTIONS`."""
+    """Play one episode of the training task `index`. `shift`: position of the first action in `ACTIONS`."""
     state, steps = await session.reset(split="train", index=index), 0
     while not state.done:
         state = await session.step(ACTIONS[(steps + shift) % len(ACTIONS)])
@@ -159,10 +169,11 @@ async def warm_episode(session: Session, index: int, shift: int) -> None:
 
 
 def main() -> int:
-    """Measure, show and write the result.
+    """Measure the server, print and write the result. Return 0 if all of these conditions hold, else 1.
 
-    Returns 1 if there was an error, a session is left, the p99 of a step is not below the limit, or the server has not
-    released at least half of the sessions' memory.
+    - No request failed, and no session is left.
+    - The 99th percentile of a step's latency is below the limit.
+    - The server has released at least half of the memory of the sessions.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=16384)

@@ -10,9 +10,9 @@ Then the client disappears in one of three ways:
 * `cut`: the WebSocket connections of the client are closed without a packet to the server (socket option TCP_REPAIR).
   Without the capability CAP_NET_ADMIN, the test does not use this way.
 
-Another client plays normally during all waves. The server must serve all its requests. After the last wave, the frozen
-clients stay frozen. The server must end all sessions within the TTL and close all connections. After that, it must
-accept the maximum number of new sessions.
+Another client plays normally during all waves. The server must serve all requests of this client. After the last wave,
+the frozen clients stay frozen. The server must end all sessions within their time to live (TTL), and close all
+connections. After that, the server must accept the maximum number of new sessions.
 """
 
 from __future__ import annotations
@@ -46,7 +46,11 @@ CLOSE_S = 30.0  # limit until all connections are closed; the server waits about
 
 
 async def vanish(url: str, seed: int, way: str) -> None:
-    """Run a client. It plays until a signal kills or freezes this process. A `cut` client ends itself within 1 s."""
+    """Run a client that plays until it disappears. This function is the main function of a client process.
+
+    `way`: `killed`, `frozen` or `cut`. With `killed` and `frozen`, the client plays until the test sends a signal to
+    its process. With `cut`, the client closes its connections without a packet after at most 1 s, and exits.
+    """
     rng = random.Random(seed)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         sockets = [await session.ws_connect(url + "/ws") for _ in range(EACH)]
@@ -70,7 +74,7 @@ async def vanish(url: str, seed: int, way: str) -> None:
 
 
 def can_cut() -> bool:
-    """Return whether this process may use TCP_REPAIR to close a connection without a packet to the peer."""
+    """Return whether this process may use TCP_REPAIR, which closes a connection without a packet to the peer."""
     with socket.socket() as probe:
         try:
             probe.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
@@ -80,7 +84,12 @@ def can_cut() -> bool:
 
 
 class DisappearingClients:
-    """The clients that disappear. `counts`: way to disappear → number of clients."""
+    """The clients that disappear.
+
+    Attributes:
+        ways: the ways to disappear (`killed`, `frozen`, `cut`).
+        counts: way to disappear → number of clients so far.
+    """
 
     def __init__(self, url: str, seed: int) -> None:
         self._url, self._rng = url, random.Random(seed)
@@ -120,7 +129,14 @@ class DisappearingClients:
 
 
 class NormalClient:
-    """A client that plays normally. The other clients must not affect it. `refused`: error messages from the server."""
+    """A client that plays normally. The clients that disappear must not affect it.
+
+    Attributes:
+        sessions: number of opened sessions.
+        steps: number of steps.
+        refused: error messages from the server.
+        slowest_s: duration of the slowest round in seconds.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -129,7 +145,7 @@ class NormalClient:
         self.slowest_s = 0.0
 
     async def run(self, session: aiohttp.ClientSession) -> None:
-        """Open sessions, play and close them in an endless loop."""
+        """In an endless loop, open sessions over HTTP and WebSocket, play in them, and close them."""
         while True:
             begun = time.monotonic()
             await asyncio.gather(self._by_http(session), self._by_socket(session))
@@ -164,7 +180,11 @@ class NormalClient:
 
 
 async def soak(url: str, server: psutil.Process, seconds: float, seed: int) -> dict[str, Any]:
-    """Run all waves. Return the counts, and the numbers of remaining sessions and connections on the server."""
+    """Run all waves of clients for `seconds`. Return the measurements.
+
+    The measurements include the sessions and connections that remain on the server, and whether the server accepts the
+    maximum number of new sessions. `server`: process of the server.
+    """
     clients, normal, most = DisappearingClients(url, seed), NormalClient(url), 0
     async with aiohttp.ClientSession() as session:
         playing = asyncio.create_task(normal.run(session))
@@ -212,7 +232,7 @@ async def soak(url: str, server: psutil.Process, seconds: float, seed: int) -> d
 
 
 async def connections_left(server: psutil.Process) -> int:
-    """Wait at most `CLOSE_S` until the server has closed all connections. Return the number of open connections."""
+    """Wait until the server has closed all connections, at most `CLOSE_S`. Return the number of open connections."""
     since = time.monotonic()
     while (left := connections_of(server)) and time.monotonic() - since < CLOSE_S:
         await asyncio.sleep(0.1)
@@ -220,13 +240,13 @@ async def connections_left(server: psutil.Process) -> int:
 
 
 def connections_of(server: psutil.Process) -> int:
-    """Return the number of open TCP connections of the server's processes, without listening sockets."""
+    """Return the number of open TCP connections of all processes of the server. Listening sockets do not count."""
     everything = [one for process in (server, *server.children()) for one in process.net_connections("tcp")]
     return sum(one.status != psutil.CONN_LISTEN for one in everything)
 
 
 def main() -> int:
-    """Run the waves, check and write the result."""
+    """Run the waves, check the measurements and write the result. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--workers", type=int, default=1)

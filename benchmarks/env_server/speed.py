@@ -12,7 +12,7 @@ medians over the rounds are compared. The cases:
 * `batch_workers_2`: `batch` with `--workers 2`. The workers divide the sessions of a batch. Moving a reply between
   workers costs about as much as a step of this environment, so this case has no required speed.
 
-The client is one process with one event loop. The sockets do not wait for each other. After the first round, both
+The client is one process with one event loop. The sockets do not wait for each other. After the first round, all
 servers have all rooms in memory.
 """
 
@@ -53,7 +53,10 @@ ENCODE, DECODE = msgspec.json.encode, msgspec.json.decode
 
 @contextlib.contextmanager
 def server(command: list[str], url: str, **variables: str) -> Iterator[str]:
-    """Start a server process. Yield `url` when the server is ready. Terminate the server at the end of the block."""
+    """Start a server with `command`. When it is ready, yield `url`. Terminate the server at the end of the block.
+
+    `variables`: further environment variables of the server.
+    """
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.DEVNULL)
     try:
         asyncio.run(wait_until_ready(url, process))
@@ -82,9 +85,9 @@ async def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 async def websocket_rate(url: str, sessions: int, seconds: float) -> float:
-    """Return the steps per second with one socket per session.
+    """Return the steps per second over WebSockets, with one socket per session.
 
-    Sessions with an ended episode are reset. The time includes the resets, but the number of steps does not.
+    If an episode has ended, its session is reset. The duration includes the resets, but the number of steps does not.
     """
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
@@ -98,7 +101,7 @@ async def websocket_rate(url: str, sessions: int, seconds: float) -> float:
 
 
 async def ask(one: aiohttp.ClientWebSocketResponse, kind: str, data: dict[str, Any]) -> dict[str, Any]:
-    """Send one frame. Return the observation in the reply."""
+    """Send one frame of the type `kind` over a WebSocket. Return the observation in the reply."""
     await one.send_str(ENCODE({"type": kind, "data": data}).decode())
     answer = DECODE((await one.receive()).data)
     assert answer["type"] == "observation", answer
@@ -107,7 +110,10 @@ async def ask(one: aiohttp.ClientWebSocketResponse, kind: str, data: dict[str, A
 
 
 async def play(one: aiohttp.ClientWebSocketResponse, seed: int, ends: float) -> int:
-    """Step in one session until `time.perf_counter` reaches `ends`. Return the number of steps."""
+    """Step in one session over a WebSocket until `time.perf_counter()` is `ends`. Return the number of steps.
+
+    `seed`: seed of each reset after the end of an episode.
+    """
     steps = 0
     while time.perf_counter() < ends:
         seen = await ask(one, "step", {"text": ACTIONS[steps % 4]})
@@ -118,7 +124,7 @@ async def play(one: aiohttp.ClientWebSocketResponse, seed: int, ends: float) -> 
 
 
 async def batch_rate(url: str, sessions: int, seconds: float) -> float:
-    """Return the steps per second with `BATCHES` concurrent batches."""
+    """Return the steps per second over `/v1/batch`, with `BATCHES` concurrent batches."""
     async with aiohttp.ClientSession() as session:
         share = sessions // BATCHES
         ends = time.perf_counter() + seconds
@@ -127,7 +133,10 @@ async def batch_rate(url: str, sessions: int, seconds: float) -> float:
 
 
 async def batches(session: aiohttp.ClientSession, url: str, sessions: int, number: int, ends: float) -> int:
-    """Step the sessions of the batch `number` until `time.perf_counter` reaches `ends`. Return the number of steps."""
+    """Open the sessions of one batch, and step them until `time.perf_counter()` is `ends`. Return the number of steps.
+
+    `sessions`: number of sessions of the batch. `number`: number of the batch.
+    """
     seeds = [number * sessions + seed for seed in range(sessions)]
     opened = await post(session, url + "/v1/sessions", {"count": sessions, "reset": [{"seed": seed} for seed in seeds]})
     names = [one["session_id"] for one in opened["sessions"]]
@@ -151,7 +160,7 @@ async def batches(session: aiohttp.ClientSession, url: str, sessions: int, numbe
 
 
 async def post(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Send a POST and return the reply's JSON."""
+    """Send a POST request with the JSON `body`. Return the JSON of the reply. The status must be 200."""
     async with session.post(url, data=ENCODE(body)) as reply:
         answer: dict[str, Any] = DECODE(await reply.read())
         assert reply.status == 200, answer
@@ -159,14 +168,14 @@ async def post(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -
 
 
 def our_server(workers: int) -> contextlib.AbstractContextManager[str]:
-    """Start our server with this number of workers."""
+    """Start our environment server with Sokoban and `workers` worker processes. Yield its URL."""
     port = free_port()
     command = [sys.executable, "-m", "arlarena.env_server", "sokoban", "--port", str(port), "--capacity", "1024"]
     return server([*command, "--workers", str(workers)], f"http://127.0.0.1:{port}")
 
 
 def openenv_server() -> contextlib.AbstractContextManager[str]:
-    """Start OpenEnv's server with our environment."""
+    """Start OpenEnv's server with our Sokoban environment. Yield its URL."""
     port = free_port()
     path = os.pathsep.join(str(ROOT / part) for part in ("proto", "environments/sdk", "environments/sokoban"))
     command = [str(OPENENV), "-m", "benchmarks.env_server.openenv_server", str(port)]
@@ -174,7 +183,7 @@ def openenv_server() -> contextlib.AbstractContextManager[str]:
 
 
 def measure(sessions: int, seconds: float, rounds: int) -> dict[str, list[float]]:
-    """Return the rates of each case: case → steps per second of each round."""
+    """Measure all cases in each round. Return case → steps per second of each round."""
     rates: dict[str, list[float]] = defaultdict(list)
     with our_server(1) as one, our_server(2) as two, openenv_server() as theirs:
         cases = {
@@ -192,7 +201,7 @@ def measure(sessions: int, seconds: float, rounds: int) -> dict[str, list[float]
 
 
 def main() -> int:
-    """Measure, compare and write the result."""
+    """Measure all cases, compare their speeds and write the result. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=5.0, help="duration of each measurement")
@@ -200,7 +209,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if not OPENENV.exists():
-        raise SystemExit("error: OpenEnv's server is not installed: `make setup EXTRA=openenv`")
+        raise SystemExit("error: OpenEnv's server is not installed: run `make setup EXTRA=openenv`")
     rates = measure(args.sessions, args.seconds, args.rounds)
     medians = {name: round(statistics.median(found), 1) for name, found in rates.items()}
     ratios = {name: round(medians[name] / medians[peer], 2) for name, (peer, _) in WANTED.items()}

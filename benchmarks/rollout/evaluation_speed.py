@@ -1,12 +1,13 @@
-"""Compares the duration of an evaluation with the time that its model's replies need.
+"""Compares the duration of an evaluation with the time that the replies of the model need.
 
     python -m benchmarks.rollout.evaluation_speed [--tasks 2048] [--concurrency 64] [--reply-ms 50]
 
-The command `arlarena eval` plays Sokoban with a model behind an HTTP server with OpenAI's API. The server is in this
-process. It replies to each request after `reply-ms` with a random move. The environment server is a third process.
+The command `arlarena eval` plays Sokoban. The model is an HTTP server with OpenAI's API in this process. After
+`reply-ms`, the model replies to each request with a random move. The environment server is a third process.
 
-With `concurrency` requests at the same time, the replies alone need requests * reply-ms / concurrency. The measured
-time is that from the first request to the last reply. So it does not include the start of the command.
+With `concurrency` requests at the same time, the replies alone need requests * reply-ms / concurrency. This is the
+ideal duration. The measured duration begins with the first request and ends with the last reply, so it does not include
+the start of the command.
 """
 
 from __future__ import annotations
@@ -32,7 +33,15 @@ MOVES = ("up", "down", "left", "right")
 
 
 class SlowModel:
-    """The model. It counts requests, and the requests at the same time."""
+    """The model of the evaluation.
+
+    Attributes:
+        reply_s: seconds from a request to its reply.
+        requests: number of answered requests.
+        running: number of requests in progress.
+        most: maximum of `running`.
+        first: time of the first request. last: time of the last reply.
+    """
 
     def __init__(self, reply_s: float) -> None:
         self.reply_s, self.requests, self.running, self.most = reply_s, 0, 0, 0
@@ -40,7 +49,7 @@ class SlowModel:
         self._random = random.Random(0)
 
     async def complete(self, request: web.Request) -> web.Response:
-        """Return a completion after `reply_s`."""
+        """Wait for `reply_s` seconds. Then return a completion with a random move."""
         self.first = self.first or time.perf_counter()
         self.running += 1
         self.most = max(self.most, self.running)
@@ -56,7 +65,7 @@ class SlowModel:
 
 
 async def measured(flags: argparse.Namespace) -> dict[str, Any]:
-    """Run one evaluation. Return the measurements.
+    """Run one evaluation. Return the measurements. `flags`: the command line.
 
     Raises:
         SystemExit: the evaluation fails.
@@ -85,20 +94,20 @@ async def measured(flags: argparse.Namespace) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "ideal_seconds": round(ideal, 2),
         "ratio": round(seconds / ideal, 3),
-        # Of the command and its environment server, with their start.
+        # The CPU time of the command and of its environment server, including their start.
         "cpu_ms_per_request": round(1000 * (used.ru_utime + used.ru_stime) / model.requests, 3),
         "load_average": round(os.getloadavg()[0], 2),
     }
 
 
 def runner_url(runner: web.AppRunner) -> str:
-    """Return the base URL of a server's API."""
+    """Return the base URL of the model's API, such as `http://127.0.0.1:8000/v1`."""
     host, port = runner.addresses[0][:2]
     return f"http://{host}:{port}/v1"
 
 
 def main() -> int:
-    """Run the benchmark. Return 0 if the ratio is low enough."""
+    """Run the benchmark. Return 0 if the duration is at most `MAX_RATIO` times the ideal duration, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=2048)
     parser.add_argument("--concurrency", type=int, default=64)

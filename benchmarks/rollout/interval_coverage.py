@@ -2,16 +2,17 @@
 
     python -m benchmarks.rollout.interval_coverage [--simulations 2000] [--kinds success,paired] [--out FILE]
 
-Each task of a simulated evaluation has a random success rate. The rates have a beta distribution with the mean p and
-with parameters whose sum is `strength`. With strength 0, the policy solves a task always or never. With an infinite
+Each task of a simulated evaluation has a random success rate. The rates have a beta distribution. Its mean is p, and
+the sum of its two parameters is `strength`. With strength 0, the policy solves a task always or never. With an infinite
 strength, all tasks have the rate p. The variance of the rates is p (1 - p) / (1 + strength). There are four kinds of
 intervals:
 
     success   success rate of binary outcomes
     score     mean score of one attempt of each task. The score is 0, 1/16, … or 1. Its expectation is the task's rate.
     pass      pass@4 of 16 attempts
-    paired    difference of two evaluations of the same tasks. The second policy solves a share of the attempts in which
-              the first policy fails, and fails in a share of the other attempts. The true difference is 0.02.
+    paired    difference of two evaluations of the same tasks. The second policy solves a share of the attempts that the
+              first policy fails. It fails a share of the attempts that the first policy solves. The true difference is
+              0.02.
 
 For each kind, the benchmark compares the interval of the evaluation's summary with Student's t interval of the task
 means. With 2,000 simulations, the coverage has a standard error of 0.5 %.
@@ -45,14 +46,22 @@ STRENGTHS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 50.0, math.inf)
 # The kinds `score` and `pass` have fewer scenarios, because each scenario takes a second.
 FEW_RATES, FEW_STRENGTHS = (0.02, 0.05, 0.2, 0.5, 0.95, 0.98), (0.3, 3.0, math.inf)
 TASKS = (30, 134, 512)
-GRID = 16  # number of attempts of `pass`, and number of steps between the scores 0 and 1
+GRID = 16  # kind `pass`: number of attempts of a task; kind `score`: number of steps between the scores 0 and 1
 WIDTHS = 5  # number of simulations for the mean width of `score` and `pass`
 GAIN = 0.02  # the true difference of `paired`
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """The parameters of simulated evaluations. The docstring of the module explains `strength` and the mean `rate`."""
+    """The parameters of simulated evaluations.
+
+    Attributes:
+        kind: kind of the interval.
+        tasks: number of tasks.
+        attempts: number of attempts of each task.
+        strength: sum of the parameters of the beta distribution of the tasks' success rates.
+        rate: mean success rate p of the tasks.
+    """
 
     kind: Kind
     tasks: int
@@ -63,7 +72,12 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The share of intervals that contain the true mean, and their mean width. `t_…`: for Student's t interval."""
+    """The result of a scenario. `t_coverage` and `t_width` are the values of Student's t interval.
+
+    Attributes:
+        coverage: share of the intervals that contain the true mean.
+        width: mean width of the intervals.
+    """
 
     coverage: float
     width: float
@@ -72,7 +86,10 @@ class Coverage:
 
 
 def scenarios() -> Iterator[Scenario]:
-    """Return all scenarios. With one attempt of each task, the successes do not depend on `strength`."""
+    """Yield all scenarios.
+
+    With one attempt of each task, successes do not depend on `strength`, so these scenarios have one strength only.
+    """
     for tasks in TASKS:
         for rate in RATES:
             yield Scenario("success", tasks, 1, math.inf, rate)
@@ -85,7 +102,7 @@ def scenarios() -> Iterator[Scenario]:
 
 
 def simulate(scenario: Scenario, simulations: int, seed: int = 0) -> Coverage:
-    """Return the coverage over simulated evaluations. The result depends only on the arguments."""
+    """Simulate `simulations` evaluations. Return the coverage of the intervals. Equal arguments give equal results."""
     random = np.random.default_rng([seed, scenario.tasks, scenario.attempts, round(1000 * scenario.rate)])
     rates = _rates(scenario, simulations, random)
     if scenario.kind == "paired":
@@ -98,14 +115,14 @@ def simulate(scenario: Scenario, simulations: int, seed: int = 0) -> Coverage:
     table = _pass_table() if scenario.kind == "pass" else np.arange(GRID + 1) / GRID
     truth = _true_pass(scenario) if scenario.kind == "pass" else scenario.rate
     counts = np.stack([(wins == number).sum(-1) for number in range(GRID + 1)], axis=-1)
-    # Computing the bounds takes fifty times as long, so the mean width comes from only a few simulations.
+    # Computing bounds takes fifty times as long as this check, so the mean width comes from only a few simulations.
     covered = (upper_tail(table, counts, truth) >= 0.025) & (upper_tail(1 - table, counts, 1 - truth) >= 0.025)
     bounds = [gaffke_bounds(values, LEVEL) for values in table[wins[:WIDTHS]]]
     return _coverage(covered, float(np.mean([high - low for low, high in bounds])), truth, table[wins])
 
 
 def _rates(scenario: Scenario, simulations: int, random: np.random.Generator) -> Floats:
-    """Return the success rates of the tasks, with shape [simulations, tasks]."""
+    """Draw the success rates of the tasks. Return an array [simulations, tasks]."""
     size, rate, strength = (simulations, scenario.tasks), scenario.rate, scenario.strength
     if math.isinf(strength):
         return np.full(size, rate)
@@ -115,9 +132,10 @@ def _rates(scenario: Scenario, simulations: int, random: np.random.Generator) ->
 
 
 def _paired(scenario: Scenario, rates: Floats, random: np.random.Generator) -> Coverage:
-    """Return the coverage for two policies with the success rates r and r + (1 - r) a - r b of a task.
+    """Return the coverage of the intervals of the difference of two policies.
 
-    The shares a (`gained`) and b (`lost`) are chosen for the true difference `GAIN`. `rates`: r, [simulations, tasks].
+    If the first policy has the success rate r on a task, the second policy has the rate r + (1 - r) a - r b. The shares
+    a (`gained`) and b (`lost`) make the true difference equal to `GAIN`. `rates`: r, [simulations, tasks].
     """
     lost = min(0.1, 1 - scenario.rate)
     gained = (GAIN + scenario.rate * lost) / (1 - scenario.rate)
@@ -147,7 +165,14 @@ def _contains(truth: float, low: Floats, high: Floats) -> Marks:
 
 
 def _coverage(covered: Marks, width: float, truth: float, values: Floats) -> Coverage:
-    """Return the coverage and the width, and those of the t interval of `values`, [simulations, tasks]."""
+    """Return the result of a scenario.
+
+    Args:
+        covered: whether the interval of each simulation contains the true mean, [simulations].
+        width: mean width of these intervals.
+        truth: the true mean.
+        values: one value per task, [simulations, tasks]. Student's t interval is computed from these values.
+    """
     low, high = _t_bounds(values)
     t_covered = _contains(truth, low, high)
     return Coverage(
@@ -161,7 +186,10 @@ def _pass_table() -> Floats:
 
 
 def _true_pass(scenario: Scenario) -> float:
-    """Return the true pass@4. For r ~ Beta(a, b), it is 1 - E[(1 - r)^4] = 1 - Π (b + i) / (a + b + i), i = 0…3."""
+    """Return the true pass@4 of a scenario.
+
+    For success rates r ~ Beta(a, b), pass@4 is 1 - E[(1 - r)^4] = 1 - Π (b + i) / (a + b + i) with i = 0…3.
+    """
     if math.isinf(scenario.strength):
         return 1 - (1 - scenario.rate) ** 4
     if scenario.strength == 0:

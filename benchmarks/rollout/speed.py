@@ -8,16 +8,16 @@ broker. Each round has three passes:
 * `rollout`: the worker plays groups of 8 episodes from a queue that never becomes empty. After the first groups have
   ended, the benchmark counts and records all requests of the next `seconds`.
 * `replay`: a client sends the recorded requests to the policy server, in the same order and with the same number of
-  concurrent requests. It does nothing else.
+  concurrent requests. The client does nothing else.
 * `in_process`: an engine in this process answers the recorded requests.
 
-The prefix cache of the engine is cleared before each pass. For each kind, the result is the fastest pass, because other
-programs can only slow a pass down.
+Before each pass, the prefix cache of the engine is cleared. For each kind of pass, the result is the fastest pass,
+because other programs can only slow a pass down.
 
-The environment is Sokoban, which has short prompts. With `--trace`, it is `trace_environment.py`, which has growing
-prompts. Without `--policy`, a tiny policy with random weights plays. It rarely moves in the room, so most of its
-prompts are repetitions. The engine needs less time for repeated prompts than for the prompts of a trained policy. So
-the worker's share of the engine's speed is lower than in a real run.
+The environment is Sokoban, which has short prompts. With `--trace`, the environment is `trace_environment.py`, which
+has growing prompts. Without `--policy`, a tiny policy with random weights plays. This policy rarely moves in the room,
+so most of its prompts are repetitions. The engine needs less time for repeated prompts than for the prompts of a
+trained policy. Relative to the engine, the worker is therefore slower than in a real run.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Pass:
-    """The result of one pass. `cpu_s`: CPU time of this process (it runs the worker or the replaying client)."""
+    """The result of one pass. `cpu_s`: CPU time of this process, which runs the worker or the client of `replay`."""
 
     tokens: int
     requests: int
@@ -122,7 +122,7 @@ class Pass:
 
 
 class RecordingClient(PolicyClient):
-    """The usual client. While `recording` is true, it records its requests."""
+    """A client of the policy server. While `recording` is true, it records its requests and counts the replies."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -131,7 +131,7 @@ class RecordingClient(PolicyClient):
         self.answers = self.tokens = self.in_flight = 0
 
     async def generate(self, prompt_ids: Any, sampling: Sampling, *, seed: int, **rest: Any) -> Generation:
-        """See `PolicyClient.generate`."""
+        """Generate a response, and record the request if `recording` is true. See `PolicyClient.generate`."""
         if self.recording:
             self.requests.append(Request(tuple(prompt_ids), seed))
         self.in_flight += 1
@@ -147,7 +147,7 @@ class RecordingClient(PolicyClient):
 
 @contextlib.contextmanager
 def service(folder: Path, *arguments: str) -> Iterator[str]:
-    """Start a service in a separate process with one thread. Yield its URL."""
+    """Start a service in a separate process with one thread. Yield its URL. `arguments`: arguments of Python."""
     command = [sys.executable, *arguments, "--config", str(folder / "run.toml"), "--port", "0"]
     with (folder / f"{Path(arguments[-1]).name}.log").open("w") as log:
         process = subprocess.Popen(
@@ -180,15 +180,15 @@ class Bench:
 
     @contextlib.asynccontextmanager
     async def broker(self) -> AsyncIterator[Streams]:
-        """Connect to new streams of the broker, with a new run name."""
+        """Connect to the broker. Yield the streams of a new run."""
         self.runs += 1
         async with await Streams.connect(self.redis_url, f"bench-{self.runs}") as streams:
             yield streams
 
     async def rollouts(self, seconds: float) -> tuple[Pass, list[Request], list[float]]:
-        """Play for `seconds` after the first groups have ended.
+        """Do a pass `rollout`: play for `seconds` after the first groups have ended.
 
-        Returns the result, the requests, and samples of the number of concurrent requests.
+        Returns (result of the pass, recorded requests, samples of the number of concurrent requests).
         """
         settings = RolloutSettings(groups_in_flight=self.flags.in_flight, drain_s=0)
         log = Logger("rollout", "error")
@@ -223,7 +223,7 @@ class Bench:
             return done, client.requests, in_flight
 
     async def replay(self, requests: list[Request], in_flight: int) -> Pass:
-        """Send the recorded requests to the policy server, with `in_flight` concurrent requests."""
+        """Do a pass `replay`: send recorded requests to the policy server, with `in_flight` concurrent requests."""
         async with PolicyClient(self.inference_url) as client:
             await forget_prompts(client)
             waiting, tokens = iter(requests), 0
@@ -244,7 +244,7 @@ def workload_of(flags: Any) -> Workload:
 
 
 class InProcess:
-    """An engine in this process. It gets requests without a network."""
+    """An engine in this process. It gets requests by function calls, without a network."""
 
     def __init__(self, policy: Path, eos_id: int, work: Workload) -> None:
         loaded = load_model(policy)
@@ -263,7 +263,7 @@ class InProcess:
                 self._finished.release()
 
     def replay(self, requests: list[Request], in_flight: int) -> Pass:
-        """Generate the responses to the recorded requests, with `in_flight` concurrent requests."""
+        """Do a pass `in_process`: generate responses to recorded requests, with `in_flight` concurrent requests."""
         self.engine.call(self.engine.forget_prompts).result()
         self._done = []
         self._slots = threading.Semaphore(in_flight)
@@ -280,7 +280,7 @@ class InProcess:
 
 
 def summary(name: str, passes: list[Pass]) -> dict[str, Any]:
-    """Return the speeds of the fastest pass, and the tokens per second of all passes."""
+    """Return the speeds of the fastest pass, and the tokens per second of all passes. `name`: prefix of the keys."""
     best = max(passes, key=lambda one: one.tokens_per_s)
     return {
         f"{name}_tokens_per_s": best.tokens_per_s,
@@ -291,7 +291,11 @@ def summary(name: str, passes: list[Pass]) -> dict[str, Any]:
 
 
 async def measure(bench: Bench, policy: Path) -> dict[str, Any]:
-    """Run all passes of all rounds, and return the results."""
+    """Run the passes of all rounds. Return the speeds, and facts about the requests and episodes.
+
+    Raises:
+        SystemExit: the policy server did not reply within the duration of a pass.
+    """
     flags = bench.flags
     limit = flags.in_flight * GROUP_SIZE
     async with PolicyClient(bench.inference_url) as client, EnvironmentClient(bench.environment_url) as environments:
@@ -326,7 +330,7 @@ async def measure(bench: Bench, policy: Path) -> dict[str, Any]:
 
 
 def rounded(value: Any) -> Any:
-    """Round all floats in a JSON value to 4 significant digits."""
+    """Return a JSON value with all floats rounded to 4 significant digits."""
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, bool):
@@ -337,7 +341,7 @@ def rounded(value: Any) -> Any:
 
 
 def run(flags: Any) -> dict[str, Any]:
-    """Create the policy, start the services and measure."""
+    """Create a policy if `--policy` is not given, start the services, and measure. Return the results."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         policy = flags.policy or folder / "policy"
@@ -360,7 +364,7 @@ def run(flags: Any) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure, check the share and write the result."""
+    """Measure and write the result. With `--trace`, return 1 if the rollouts are too slow (`MIN_SHARE`), else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--trace", action="store_true", help="play the environment with growing prompts instead of Sokoban"

@@ -23,7 +23,10 @@ PROMPT, OBSERVATION, TURNS = 200, 60, 8
 
 
 class Transcript(TextGame):
-    """A growing text. Each turn adds the reply and random letters. The letters depend only on the task and the turn."""
+    """A game whose state is a growing text. Each turn adds the reply and random letters.
+
+    The random letters depend only on the task and the turn.
+    """
 
     score = 0.0
 
@@ -32,15 +35,15 @@ class Transcript(TextGame):
         self.prompt = self._random_letters(PROMPT)
 
     def text(self) -> str:
-        """Return the complete text."""
+        """Return the observation: the complete text."""
         return self.prompt
 
     def state(self) -> str:
-        """Return the complete text."""
+        """Return the state: the complete text."""
         return self.prompt
 
     def play(self, action: str | None) -> float:
-        """Add random letters as an observation. The reward is always 0."""
+        """Add random letters to the text. Return the reward, which is always 0."""
         self.prompt += self._random_letters(OBSERVATION)
         return 0.0
 
@@ -49,12 +52,12 @@ class Transcript(TextGame):
 
 
 class TranscriptEpisode(TextEpisode):
-    """An episode that accepts any reply."""
+    """An episode that accepts any reply of the policy."""
 
     _game: Transcript
 
     def step(self, text: str) -> StepResult:
-        """Add the reply and then the observation to the text."""
+        """Add the reply `text` and then random letters to the text of the game."""
         self._game.prompt += text
         return super().step(text)
 
@@ -68,15 +71,15 @@ class TraceEnvironment(TextEnvironment):
     rewards: Mapping[str, float] = {}
 
     def game(self, task: Task) -> Transcript:
-        """See `TextEnvironment`."""
+        """Return a new game. See `TextEnvironment.game`."""
         return Transcript(task)
 
     def start(self, task: Task) -> TextEpisode:
-        """See `TextEnvironment`."""
+        """Return a new episode. See `TextEnvironment.start`."""
         return TranscriptEpisode(self, task, self.game(task))
 
 
 def load(where: str, options: Mapping[str, Any]) -> TraceEnvironment:
-    """See `arlarena.environment.registry`."""
+    """Return the environment. See `arlarena.environment.registry` for the arguments."""
     parse_table(where, options, Table)
     return TraceEnvironment()

@@ -16,7 +16,10 @@ ANSWER = "[2, 3] {2: 6, 3: 1, 643: 1} 5.0\n"
 
 
 def rate(run: Callable[[], str], seconds: float, in_flight: int) -> float:
-    """Return the executions per second of `run`, with `in_flight` concurrent executions."""
+    """Call `run` for `seconds`, with `in_flight` concurrent calls. Return the number of calls per second.
+
+    `run` executes `PROGRAM`, and must return `ANSWER`.
+    """
     ends = time.perf_counter() + seconds
 
     def work(_: int) -> int:

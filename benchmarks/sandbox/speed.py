@@ -3,12 +3,13 @@
     apt install bubblewrap && python -m benchmarks.sandbox.speed --out benchmarks/results/sandbox.json
 
 * `per_s`: executions per second of a program that uses numpy and sympy, with one concurrent execution per core. Each
-  round measures the three ways to run the program. The medians are compared. In bubblewrap, the program has no network
-  and its own process namespace, and can only read the libraries. If bubblewrap is not installed, or the host forbids
-  it, its results are missing.
-* `latency`: milliseconds from the call to the result, with 1, 4 and 32 concurrent executions.
-* `soak`: many executions. The result contains the remaining processes, and the descriptors and memory of this process
-  and of the zygote before and after the executions. (The sandbox forks the zygote process for each execution.)
+  round measures the three ways to run the program. The medians are compared. In bubblewrap, the program has no network,
+  has its own process namespace, and can only read the libraries. If bubblewrap is not installed, or the host forbids
+  bubblewrap, its results are missing.
+* `latency`: milliseconds from the call of the sandbox to the result, with 1, 4 and 32 concurrent executions.
+* `soak`: many executions in the sandbox. The result contains the number of remaining processes. It also contains the
+  open descriptors and the memory of two processes before and after the executions: this process and the zygote. (For
+  each execution, the sandbox forks the zygote.)
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ ROUNDS = 3
 
 
 def cold() -> str:
-    """Run the program in a new Python process."""
+    """Run `PROGRAM` in a new Python process. Return its output."""
     return output([sys.executable, "-I", "-c", PROGRAM])
 
 
 def bubblewrapped() -> str:
-    """Run the program in a new Python process in bubblewrap."""
+    """Run `PROGRAM` in a new Python process in bubblewrap. Return its output."""
     libraries = [word for path in ("/usr", "/lib", "/lib64", "/etc/alternatives", sys.prefix, sys.base_prefix)
             if Path(path).exists() for word in ("--ro-bind", path, path)]  # fmt: skip
     command = [
@@ -62,7 +63,7 @@ def output(command: list[str]) -> str:
 
 
 def latencies(run: Callable[[], str], in_flight: int, count: int) -> dict[str, float]:
-    """Return the latencies in milliseconds of `count` executions, with `in_flight` concurrent executions."""
+    """Call `run` `count` times, with `in_flight` concurrent calls. Return percentiles of the durations in ms."""
 
     def one(_: int) -> float:
         begun = time.perf_counter()
@@ -78,10 +79,10 @@ def latencies(run: Callable[[], str], in_flight: int, count: int) -> dict[str, f
 
 
 def soak(sandbox: ForkSandbox, count: int, in_flight: int) -> dict[str, Any]:
-    """Run `count` executions, and count wrong results.
+    """Run `count` programs in the sandbox, with `in_flight` concurrent executions. Return the measurements.
 
-    Also returns the number of remaining processes, and the number of descriptors and the memory in MB before and after
-    the executions.
+    They include the number of wrong results, the number of remaining processes, and the open descriptors and memory
+    before and after the executions. The memory is in MB (1,048,576 bytes).
     """
     ours, zygote = psutil.Process(), psutil.Process(sandbox.zygote_pid)
 
@@ -115,7 +116,7 @@ def soak(sandbox: ForkSandbox, count: int, in_flight: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure, check the claims and write the result."""
+    """Measure speed, latency and the soak test, check the claims and write the result. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=6.0, help="duration of each round")
     parser.add_argument("--soak", type=int, default=10_000, help="number of executions of the soak test")
