@@ -4,15 +4,16 @@
 
 In this file, `original` is gym-sokoban's generator. There are three comparisons for each size:
 
-* Speed: rooms per second of CPU time of one process. The generators alternate with blocks of up to 10 rooms, so a busy
-  machine slows both generators equally.
+* Speed: rooms per second of CPU time. The generators take turns and make up to 10 rooms each time, so a busy machine
+  slows both generators equally.
 * Difficulty: a two-sample Kolmogorov-Smirnov test compares the minimum number of pushes in the rooms of both
   generators. The generators draw different random rooms.
-* Identity: both generators get the same drafts and must return equal rooms. In a draft, the boxes are on their targets.
-  A generator pulls the boxes away from the targets (reverse play).
+* Identity: both generators get the same drafts and must return equal rooms. A draft is a room with all boxes on their
+  targets. A generator pulls the boxes away from the targets (reverse play).
 
-gym-sokoban 0.0.6 is not a dependency. If it is not installed, pip installs its wheel, without dependencies, into a
-temporary folder. gym-sokoban takes about six seconds for a 10x10 room with 4 boxes, so `--minutes` limits the time.
+gym-sokoban 0.0.6 is not a dependency. If it is not installed, the benchmark installs its wheel into a temporary folder
+with pip, without dependencies. gym-sokoban takes about six seconds for a 10x10 room with 4 boxes, so `--minutes` limits
+the time.
 """
 
 from __future__ import annotations
@@ -48,9 +49,10 @@ Grid = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The result for one size.
+    """The result for one size of rooms. Names that begin with `original_` belong to gym-sokoban's generator.
 
-    Rates are in rooms per second of CPU time. `mean_pushes` is the mean of the minimum number of pushes of a room.
+    The rates `…_per_s` are in rooms per second of CPU time. `mean_pushes` is the mean over all rooms of the minimum
+    number of pushes that solve a room.
     """
 
     height: int
@@ -81,20 +83,24 @@ def load_original(folder: Path) -> ModuleType:
         command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), PACKAGE]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise SystemExit(f"gym-sokoban is not installed and pip cannot fetch {PACKAGE}:\n{done.stderr}")
+            raise SystemExit(f"error: gym-sokoban is not installed, and pip cannot install {PACKAGE}:\n{done.stderr}")
         package = folder / "gym_sokoban"
     else:
         package = Path((found.submodule_search_locations or [""])[0])
     spec = importlib.util.spec_from_file_location("original_rooms", package / "envs" / "room_utils.py")
     if spec is None or spec.loader is None:
-        raise SystemExit(f"{package} contains no generator")
+        raise SystemExit(f"error: the package {package} contains no generator of rooms")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def original_room(original: ModuleType, size: tuple[int, int, int]) -> tuple[Grid, Grid]:
-    """Generate a room with the arguments of gym-sokoban's environment. If the generator fails, call it again."""
+    """Generate a room with gym-sokoban's generator. If the generator fails, call it again.
+
+    `original`: the module from `load_original`. `size`: (height, width, boxes). Returns (structure, state), two arrays
+    [height, width] for `to_room`. The other arguments of the generator are those of gym-sokoban's environment.
+    """
     height, width, boxes = size
     while True:
         try:
@@ -106,7 +112,7 @@ def original_room(original: ModuleType, size: tuple[int, int, int]) -> tuple[Gri
 
 
 def to_room(structure: Grid, state: Grid) -> Room:
-    """Convert gym-sokoban's arrays (0 wall, 2 target, 3 and 4 box, 5 player) to a Room."""
+    """Convert gym-sokoban's arrays [height, width] to a `Room`. Values: 0 wall, 2 target, 3 and 4 box, 5 player."""
 
     def mask(cells: Grid) -> int:
         return sum(1 << int(cell) for cell in np.flatnonzero(cells))
@@ -117,14 +123,20 @@ def to_room(structure: Grid, state: Grid) -> Room:
 
 
 def identical(original: ModuleType, size: tuple[int, int, int], drafts: int) -> int:
-    """Return the number of drafts (of `drafts`) from which both generators make equal rooms, or that both reject."""
+    """Give `drafts` drafts to both generators. Return the number of drafts with equal results.
+
+    The results are equal if both generators return the same room, or if both reject the draft.
+
+    Raises:
+        SystemExit: no draft of this size was found.
+    """
     same = 0
     for number in range(drafts):
         layout = None
         for attempt in range(1000):
             layout = layout or draw_layout(random_for("identity", *size, number, attempt), *size)
         if layout is None:
-            raise SystemExit(f"no draft of the size {size} in 1,000 attempts")
+            raise SystemExit(f"error: 1,000 attempts made no draft of the size {size}")
         structure = np.zeros(size[:2])
         flat = structure.ravel()
         flat[[cell for cell in range(flat.size) if layout.floor >> cell & 1]] = 1
@@ -138,7 +150,7 @@ def identical(original: ModuleType, size: tuple[int, int, int], drafts: int) -> 
 
 
 class Stopwatch:
-    """The rooms of one generator, and their CPU time in seconds."""
+    """The rooms that one generator has made, and the CPU time that it took, in seconds."""
 
     def __init__(self) -> None:
         self.rooms: list[Room] = []
@@ -151,7 +163,10 @@ class Stopwatch:
 
 
 def sample(original: ModuleType, size: tuple[int, int, int], count: int, minutes: float) -> tuple[Stopwatch, Stopwatch]:
-    """Generate `count` rooms with each generator, in alternating blocks. Stop early after `minutes`."""
+    """Generate `count` rooms with each generator, in alternating blocks. Stop early after `minutes`.
+
+    Returns (result of our generator, result of gym-sokoban's generator).
+    """
     ours, theirs = Stopwatch(), Stopwatch()
     ends = time.monotonic() + 60 * minutes
     while len(theirs.rooms) < count and time.monotonic() < ends:
@@ -171,16 +186,24 @@ def pushes(room: Room) -> int:
     """Return the minimum number of pushes that solve the room.
 
     Raises:
-        SystemExit: the room has no solution. This would be an error of a generator.
+        SystemExit: the room has no solution, so its generator has a fault.
     """
     plan = least_pushes(room, max_states=5_000_000)
     if plan is None:
-        raise SystemExit("a generated room has no solution:\n" + "\n".join(room.rows()))
+        raise SystemExit("error: a generated room has no solution:\n" + "\n".join(room.rows()))
     return plan.pushes
 
 
 def compare(original: ModuleType, size: tuple[int, int, int], count: int, drafts: int, minutes: float) -> Comparison:
-    """Make all three comparisons for one size."""
+    """Compare speed, difficulty and identity for one size of rooms.
+
+    Args:
+        original: gym-sokoban's generator.
+        size: (height, width, boxes).
+        count: number of rooms of each generator.
+        drafts: number of drafts for the comparison of identity.
+        minutes: time limit for generating the rooms.
+    """
     ours, theirs = sample(original, size, count, minutes)
     our_pushes, original_pushes = [pushes(room) for room in ours.rooms], [pushes(room) for room in theirs.rooms]
     test = ks_2samp(our_pushes, original_pushes)
@@ -202,7 +225,7 @@ def compare(original: ModuleType, size: tuple[int, int, int], count: int, drafts
 
 
 def report(result: Comparison) -> None:
-    """Print the result for one size."""
+    """Print the result for one size of rooms."""
     print(
         f"{result.height}x{result.width}, {result.boxes} boxes: {result.rooms_per_s:.4g} rooms/s, original "
         f"{result.original_rooms_per_s:.4g}, ratio {result.ratio:.1f} (required: {result.wanted_ratio:g})\n"
@@ -229,7 +252,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rooms", type=int, default=400, help="number of rooms of each generator, for each size")
     parser.add_argument("--drafts", type=int, default=20, help="number of drafts for the comparison of identity")
     parser.add_argument("--minutes", type=float, default=45.0, help="time limit for generating the rooms of a size")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the original; our seeds are 0, 1, 2, …")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of gym-sokoban's generator; our generator has the seeds 0, 1, …"
+    )
     parser.add_argument("--out", type=Path, help="JSON file to write")
     return parser.parse_args()
 

@@ -1,11 +1,11 @@
-"""Measures the queue with groups of the size that an 8-billion-parameter run on ALFWorld produces.
+"""Measures the queue of groups in the broker, with groups as large as those of an ALFWorld run with Qwen3-8B.
 
     python -m benchmarks.streams.large_groups --out benchmarks/results/large_groups.json
 
 A group has 8 episodes of 25 turns. Each turn has a new prompt of 1,000 tokens, a response of 150 tokens, and the texts
-of prompt and response. Each prompt repeats the history, so all its tokens are sent. The token ids are random. This does
-not affect the speed. One Python process issues, leases, completes, collects and acknowledges the
-groups, like trainer and worker. The connection has no TLS. `docs/explanation/scale.md` uses the results.
+of prompt and response. Each prompt repeats the history, so all its tokens are sent. The token ids are random, which
+does not affect the speed. One Python process issues, leases, completes, collects and acknowledges the groups, like
+trainer and worker. The connection has no TLS. `docs/explanation/scale.md` uses the results.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ REPEATS = 5
 
 
 def large_group(group_id: str, seed: int) -> Group:
-    """Returns a group with random content."""
+    """Returns a group of `EPISODES` episodes with random content. `seed`: seed of the content."""
     rng = np.random.default_rng(seed)
 
     def turn() -> Turn:
@@ -67,12 +67,12 @@ def large_group(group_id: str, seed: int) -> Group:
 
 
 def task_of(group_id: str) -> GroupTask:
-    """Returns the task of a group."""
+    """Returns the task of the group `group_id`, as the trainer issues it."""
     return GroupTask(group_id, Task("alfworld", "train", 0), EPISODES, Sampling())
 
 
 def median_ms(action: Callable[[], object]) -> float:
-    """Returns the median duration of `action` in milliseconds."""
+    """Calls `action` 20 times. Returns the median duration of a call in milliseconds."""
     durations = []
     for _ in range(20):
         started = time.perf_counter()
@@ -82,7 +82,10 @@ def median_ms(action: Callable[[], object]) -> float:
 
 
 async def queue_rounds(url: str, groups: list[Group]) -> list[dict[str, float]]:
-    """Send all groups through the queue `REPEATS` times. Returns the seconds of publishing and collecting per round."""
+    """Sends all groups through the broker at `url`, `REPEATS` times.
+
+    Returns the seconds of publishing and of collecting all groups, for each round.
+    """
     rounds = []
     async with await Streams.connect(url, "large") as streams:
         for _ in range(REPEATS):
@@ -104,7 +107,7 @@ async def queue_rounds(url: str, groups: list[Group]) -> list[dict[str, float]]:
 
 
 def measure(count: int) -> dict[str, Any]:
-    """Run the benchmark with `count` groups. Returns the result."""
+    """Runs the benchmark with `count` groups. Returns the result."""
     groups = [large_group(f"g{i}", i) for i in range(count)]
     data = encode(groups[0])
     with tempfile.TemporaryDirectory(prefix="arlarena-large-") as folder, Broker(Path(folder)) as broker:

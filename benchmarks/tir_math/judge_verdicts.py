@@ -3,9 +3,10 @@ r"""Compares TIR Math's judge of answers with math-verify, on pairs of answers w
     python -m benchmarks.tir_math.judge_verdicts
     python -m benchmarks.tir_math.judge_verdicts --golds simplerl_math_lv3to5.jsonl aime24.jsonl aime25.jsonl --every 1
 
-A pair consists of a gold answer and an answer to judge. The pairs come from tests/data/golden/tir_math (verdicts.tsv,
-pairs.jsonl) and tests/cases/environments. With --golds, the benchmark makes more pairs from the gold answers in the
-given files (JSON lines, field `answer`). Other forms of a gold answer are right. Altered gold answers are wrong.
+A pair consists of a gold answer (the correct answer of a problem) and an answer to judge. The pairs come from
+tests/data/golden/tir_math (verdicts.tsv, pairs.jsonl) and tests/cases/environments. With --golds, the benchmark makes
+more pairs from the gold answers in the given files (JSON lines, field `answer`). In these pairs, the right answers are
+other forms of the gold answer, and the wrong answers have another value.
 
 The judges:
 
@@ -13,9 +14,9 @@ The judges:
     normalised  math-verify after `latex.normalize` has normalised both texts
     ours        `equivalence.judge`
 
-A table shows the number of pairs for each set and for each kind of pair in the set. The column of a judge shows two
-numbers, "A + R". A is the number of wrong answers that the judge accepted. R is the number of right answers that the
-judge refused. Exit status 1: our judge is wrong about at least one pair.
+The benchmark prints a table with one row for each kind of pair in each set. The column of a judge shows two numbers,
+"A + R". A is the number of wrong answers that the judge accepted. R is the number of right answers that the judge
+refused. Exit status: 1 if our judge is wrong about a pair, else 0.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ FRACTION = re.compile(r"(-?)\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A gold answer, an answer to judge, and whether the answer is right. `group`: the set and the kind of the pair."""
+    """A gold answer, an answer to judge, and whether this answer is right. `group`: (set, kind) of the pair."""
 
     group: tuple[str, str]
     gold: str
@@ -54,7 +55,7 @@ class Pair:
 
 @dataclass(slots=True)
 class Tally:
-    """The results of one judge on the pairs of a group.
+    """The results of one judge on all pairs of one kind.
 
     Attributes:
         accepted: number of wrong answers that were accepted.
@@ -71,7 +72,7 @@ class Tally:
 
 @dataclass(slots=True)
 class Group:
-    """The results of all judges on the pairs of one kind."""
+    """The number of pairs of one kind, and the results of all judges on them."""
 
     pairs: int = 0
     stock: Tally = field(default_factory=Tally)
@@ -80,7 +81,7 @@ class Group:
 
 
 def stock(gold: str, answer: str) -> bool:
-    """Return the verdict of math-verify, with the call from its documentation."""
+    """Return whether math-verify accepts the answer. The call is the example in the documentation of math-verify."""
     try:
         return bool(verify(parse(f"${gold}$"), parse(f"\\boxed{{{answer}}}")))
     except Exception:  # any error of math-verify counts as a refusal
@@ -88,7 +89,7 @@ def stock(gold: str, answer: str) -> bool:
 
 
 def normalised(gold: str, answer: str) -> bool:
-    """Return the verdict of math-verify on texts normalised by our rules."""
+    """Return whether math-verify accepts the answer, after our rules have normalised both texts."""
     try:
         return bool(verify(parse(f"${normalize(gold)}$"), parse(f"${normalize(answer)}$")))
     except Exception:  # also if `normalize` refuses a text
@@ -96,7 +97,7 @@ def normalised(gold: str, answer: str) -> bool:
 
 
 def stored_pairs() -> Iterator[Pair]:
-    """Yield the pairs from the files of this repository."""
+    """Yield the pairs in the test files of this repository."""
     kind = ""
     for line in (GOLDEN / "verdicts.tsv").read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
@@ -113,7 +114,7 @@ def stored_pairs() -> Iterator[Pair]:
 
 
 def made_pairs(golds: list[str]) -> Iterator[Pair]:
-    """Yield pairs from gold answers: right answers in another form, and wrong answers with another value."""
+    """Make pairs from gold answers. Yield right answers in another form, and wrong answers with another value."""
     for gold in golds:
         for kind, answer, right in (*_equivalent_answers(gold), *_altered_answers(gold)):
             if answer != gold or right:
@@ -133,7 +134,7 @@ def _equivalent_answers(gold: str) -> Iterator[tuple[str, str, bool]]:
 
 def _altered_answers(gold: str) -> Iterator[tuple[str, str, bool]]:
     if re.fullmatch(r"0(,.*)?|\\begin\{pmatrix\}[0\s\\]*\\end\{pmatrix\}|.*approx.*", gold, re.DOTALL):
-        return  # an altered text of zero, or of a value with an approximation, can be right
+        return  # an altered zero can still be right, and also an altered value with an approximation
     if found := re.match(r"(.*)(\d)(\D*)", gold, re.DOTALL):
         yield "last digit changed", f"{found[1]}{(int(found[2]) + 1) % 10}{found[3]}", False
     yield "one more", f"{gold}+1", False
@@ -146,7 +147,7 @@ def _altered_answers(gold: str) -> Iterator[tuple[str, str, bool]]:
 
 
 def count(tally: Tally, judge_function: Callable[[str, str], bool], pair: Pair) -> bool:
-    """Judge a pair, and add the result to `tally`. Return whether the verdict is correct."""
+    """Let a judge judge a pair, and add the result to `tally`. Return whether the verdict is correct."""
     start = time.process_time()
     verdict = judge_function(pair.gold, pair.answer)
     seconds = time.process_time() - start
@@ -157,7 +158,7 @@ def count(tally: Tally, judge_function: Callable[[str, str], bool], pair: Pair) 
 
 
 def show(groups: dict[tuple[str, str], Group]) -> None:
-    """Print the results as a Markdown table, and the CPU times of the judges."""
+    """Print the results as a Markdown table, and then the CPU time of each judge. `groups`: (set, kind) → results."""
     print("| set | kind | pairs | stock | normalised | ours |")
     print("|---|---|---:|---:|---:|---:|")
     for name in dict.fromkeys(name for name, _ in groups):
@@ -181,9 +182,11 @@ def _cells(groups: list[Group]) -> Iterator[str]:
 
 
 def main() -> int:
-    """Judge all pairs, print the table, and print the pairs with a wrong verdict of our judge."""
+    """Judge all pairs. Print the table, and the pairs that our judge got wrong. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--golds", nargs="*", type=Path, default=[], help="files of problems with gold answers")
+    parser.add_argument(
+        "--golds", nargs="*", type=Path, default=[], help="JSON Lines files with gold answers (field `answer`)"
+    )
     parser.add_argument("--every", type=int, default=1, help="use every n-th of the different gold answers")
     args = parser.parse_args()
     logging.disable(logging.CRITICAL)

@@ -1,15 +1,15 @@
 """Checks the claims about configs/tir-math-tiny.toml on three seeds, and writes benchmarks/results/tir_math_tiny.json.
 
     python -m benchmarks.tir_math.verify             repeat all runs: a few minutes for each run
-    python -m benchmarks.tir_math.verify --reuse     keep finished runs, and resume unfinished runs
+    python -m benchmarks.tir_math.verify --reuse     do not repeat finished runs; resume unfinished runs
 
-Runs are in runs/verify/<name>:
+The run directories are runs/verify/<name>:
 
     tir-math-0, -1, -2     the unchanged recipe: SAMPO. It compares turns of a group that have the same anchor state (in
                            TIR Math, the outputs of the earlier programs)
     tir-math-gspo-0        the fallback: GSPO with SAMPO's filter of groups. GSPO needs no anchor states
-    tir-math-zero-0        control: every advantage is multiplied by 0. Only the KL penalty towards the clone (the
-                           policy after behaviour cloning) trains the policy
+    tir-math-zero-0        control: every advantage is multiplied by 0. Only the KL penalty trains the policy. It keeps
+                           the policy near the clone (the policy after behaviour cloning)
 
 An episode with a program has two turns: the program, then the answer. So the mean number of turns shows how often the
 policy uses the tool.
@@ -31,7 +31,7 @@ ZERO = ("trainer.advantage_scale=0.0",)
 
 
 def main() -> int:
-    """Do the runs, check the claims, and write and show the result."""
+    """Execute the training runs, check the claims, and print and write the result. Return the exit status."""
     args = arguments(__doc__, "tir-math-tiny.toml", "tir_math_tiny.json")
     runs: dict[str, dict[str, Any]] = {}
     claims: list[Claim] = []

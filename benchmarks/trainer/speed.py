@@ -19,9 +19,9 @@ TRL 1.16 is called as in its training loop: `_get_per_token_logps_and_entropies`
 `raw` is the model alone on the rows of `equal`: the same passes without padding and without an objective. The speed of
 `raw` is an upper bound.
 
-The memory is the peak of a separate process, including torch. This process makes one update with a vocabulary of 50,000
-tokens and the trainer's default micro-batches (16,384 tokens). In `chunked`, the learner computes the logits in chunks
-(the default). In `dense`, it computes all logits of a micro-batch at once.
+The benchmark also measures the peak memory of an update, including torch, in a separate process. The update has a
+vocabulary of 50,000 tokens and the trainer's default micro-batches (16,384 tokens). With `chunked` (the default of the
+trainer), the learner computes the logits in chunks. With `dense`, it computes all logits of a micro-batch at once.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ VOCABULARY = 4096
 
 
 def in_trl_environment() -> None:
-    """Execute this module again with TRL's Python environment and our sources, in place of this process.
+    """Replace this process by one with TRL's Python environment and our sources. It executes this module again.
 
     In the new process, this function does nothing.
 
@@ -61,7 +61,7 @@ def in_trl_environment() -> None:
     if os.environ.get("ARLARENA_BENCHMARK") == "trainer":
         return
     if not TRL.exists():
-        raise SystemExit("error: TRL is not installed: `make setup EXTRA=trl`")
+        raise SystemExit("error: TRL is not installed: run `make setup EXTRA=trl`")
     path = os.pathsep.join(str(ROOT / part) for part in PARTS)
     quiet = {"TRL_EXPERIMENTAL_SILENCE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
     environment = {**os.environ, **quiet, "ARLARENA_BENCHMARK": "trainer", "PYTHONPATH": path}
@@ -78,7 +78,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM 
 
 
 def model_of(vocabulary: int, hidden: int = 256, layers: int = 4) -> Qwen3ForCausalLM:
-    """Build a Qwen3 of a few million parameters."""
+    """Build a Qwen3 model with a few million random parameters. `vocabulary`: number of tokens."""
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=vocabulary, hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers,
@@ -89,7 +89,10 @@ def model_of(vocabulary: int, hidden: int = 256, layers: int = 4) -> Qwen3ForCau
 
 
 def lengths(shape: str) -> list[int]:
-    """Return the response lengths of all rows. The first response has the maximum length `RESPONSE`."""
+    """Return the response lengths of all rows, in tokens. `shape`: "equal", "uniform", "long_tail" or "shared".
+
+    The first response always has the maximum length `RESPONSE`.
+    """
     rng = np.random.default_rng(7)
     if shape in ("equal", "shared"):
         return [RESPONSE] * ROWS
@@ -98,7 +101,7 @@ def lengths(shape: str) -> list[int]:
 
 
 def rows_of(shape: str) -> list[Any]:
-    """Return training samples for our trainer. Each sample is an episode with one turn."""
+    """Return random training samples. Each sample is an episode with one turn. `shape`: see `lengths`."""
     from arlarena.trainer.batching.packing import TrainingSample
 
     rng, rows, prompt = np.random.default_rng(1), [], np.zeros(0, dtype=np.int32)
@@ -113,7 +116,7 @@ def rows_of(shape: str) -> list[Any]:
 
 
 class Ours:
-    """Our learner, with the same construction as in a training run."""
+    """Our learner with SAMPO, constructed as in a training run."""
 
     def __init__(self, model: Qwen3ForCausalLM) -> None:
         from arlarena.trainer.learning.learner import Learner
@@ -127,12 +130,12 @@ class Ours:
         self.learner = Learner(prepare(model.eval()), None, recipe("sampo"), settings)
 
     def update(self, rows: list[Any]) -> None:
-        """Take one optimiser step."""
+        """Take one optimiser step on these training samples."""
         self.learner.update([rows], 1e-6)
 
 
 class Theirs:
-    """TRL's trainer. It requires a dataset, but this benchmark does not use the dataset."""
+    """TRL's GRPO trainer. TRL requires a dataset, but this benchmark does not use the dataset."""
 
     def __init__(self, model: Qwen3ForCausalLM, folder: Path) -> None:
         import copy
@@ -161,9 +164,10 @@ class Theirs:
         self.optimizer = torch.optim.AdamW(self.trainer.model.parameters(), lr=1e-6)
 
     def padded(self, rows: list[Any]) -> dict[str, Tensor]:
-        """Return the generation batch: tensors [rows, prompt length] and [rows, response length], advantages [rows].
+        """Return these training samples as TRL's generation batch: name → tensor.
 
-        Prompts are padded on the left to the longest prompt. Responses are padded on the right to the longest response.
+        Shapes: prompts [rows, longest prompt], padded on the left. Responses [rows, longest response], padded on the
+        right. Advantages [rows].
         """
         prompt_length, response_length = max(len(row.prompt) for row in rows), max(len(row.response) for row in rows)
         names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
@@ -179,7 +183,7 @@ class Theirs:
         return batch
 
     def update(self, rows: list[Any]) -> None:
-        """Take one optimiser step as in TRL's training loop."""
+        """Take one optimiser step on these training samples, as in TRL's training loop."""
         trainer, batch = self.trainer, self.padded(rows)
         trainer.model.train()
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
@@ -198,13 +202,13 @@ class Theirs:
 
 
 class Raw:
-    """The model alone on rows of equal length, with the same passes. The loss is the sum of all log-probs."""
+    """The model alone, with the passes of an update on rows of equal length. The loss is the sum of all log-probs."""
 
     def __init__(self, model: Qwen3ForCausalLM) -> None:
         self.model = model.eval()
 
     def update(self, rows: list[Any]) -> None:
-        """Do two forward passes without gradient, and a forward and backward pass."""
+        """Do two forward passes without gradient, then a forward and backward pass. Take no optimiser step."""
         ids = torch.tensor(np.stack([np.concatenate([row.prompt, row.response]) for row in rows]).astype(np.int64))
         for part in ids.split(AT_ONCE):
             with torch.no_grad():
@@ -214,21 +218,21 @@ class Raw:
         self.model.zero_grad()
 
     def log_probs(self, ids: Tensor) -> Tensor:
-        """Return the log-probs of the response tokens, [B, T, 1]. `ids`: [B, prompt + T]."""
+        """Return the log-probs of the response tokens, [B, T, 1]. `ids`: prompts and responses, [B, PROMPT + T]."""
         hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state[:, PROMPT - 1 : -1]
         log_p = torch.log_softmax(self.model.lm_head(hidden), -1)
         return log_p.gather(-1, ids[:, PROMPT:, None])
 
 
 def timed(work: Callable[[], None]) -> float:
-    """Return the duration of a call of `work` in seconds."""
+    """Call `work` once. Return the duration in seconds."""
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
 
 
 def speeds(rounds: int, folder: Path) -> dict[str, dict[str, list[float]]]:
-    """Return the duration of each update in seconds: case (such as `equal`) → side → durations."""
+    """Measure updates. Return case (such as `equal`) → side (`ours`, `trl`, `raw`) → seconds of each update."""
     ours, theirs, raw = Ours(model_of(VOCABULARY)), Theirs(model_of(VOCABULARY), folder), Raw(model_of(VOCABULARY))
     results: dict[str, dict[str, list[float]]] = {}
     for shape in ("equal", "uniform", "long_tail", "shared"):
@@ -246,7 +250,10 @@ def speeds(rounds: int, folder: Path) -> dict[str, dict[str, list[float]]]:
 
 
 def memory(side: str) -> float:
-    """Take one update with a vocabulary of 50,000 tokens. Return the peak memory of this process in MB."""
+    """Take one update with a vocabulary of 50,000 tokens. Return the peak memory of this process in MB (2^20 bytes).
+
+    `side`: "chunked" or "dense".
+    """
     from arlarena.trainer.learning.learner import Learner
     from arlarena.trainer.model.attention import prepare
     from arlarena.trainer.objectives import recipe
@@ -262,7 +269,7 @@ def memory(side: str) -> float:
 
 
 def memories() -> dict[str, float]:
-    """Return the peak memory of `dense` and `chunked` in MB, each measured in a separate process."""
+    """Return the peak memory of an update with `dense` and with `chunked`, in MB. Each has a separate process."""
     peaks = {}
     for side in ("dense", "chunked"):
         done = subprocess.run(
@@ -273,7 +280,7 @@ def memories() -> dict[str, float]:
 
 
 def main() -> int:
-    """Measure, compare and write the result."""
+    """Measure speed and memory, compare them and write the result. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())

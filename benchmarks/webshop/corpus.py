@@ -1,7 +1,7 @@
 """Makes any number of synthetic products, for measurements of search, memory and start.
 
-The texts have 150 words on average. The words come from a list of 200,000 words. Their frequencies follow Zipf's law,
-as in real texts. A built folder is a complete catalogue with products, goals and index.
+The text of a product has 150 words on average. The words come from a list of 200,000 words. Their frequencies follow
+Zipf's law, as in real texts. `built` writes a complete catalogue of these products, with goals and index.
 """
 
 from __future__ import annotations
@@ -40,14 +40,17 @@ def documents(count: int) -> Iterator[str]:
 
 
 def queries(count: int, number: int) -> list[str]:
-    """Return `number` queries. Each query has 3 to 12 words of one of the first 10,000 products (of `count`)."""
+    """Return `number` queries for a catalogue of `count` products.
+
+    Each query has 3 to 12 words of the text of one product. The product is one of the first 10,000 products.
+    """
     draw = random.Random(1)
     texts = [text.split() for text in documents(min(count, 10_000))]
     return [" ".join(draw.sample(text, min(len(text), draw.randint(3, 12)))) for text in draw.sample(texts, number)]
 
 
 def built(folder: Path, count: int) -> Path:
-    """Return the folder of a catalogue of `count` products. If the catalogue does not exist, build it."""
+    """Return `folder`. If it does not contain a catalogue of `count` synthetic products, first build this catalogue."""
     key = f"benchmark/1/{count}"
     try:
         if read_meta(folder).key == key:
@@ -74,7 +77,7 @@ def _items(count: int) -> Iterator[Item]:
 
 
 def _word(number: int) -> str:
-    """Return the word with this number. It begins with q and ends with x, so the stemmer does not change it."""
+    """Return the word with this number. Each word begins with q and ends with x, so the stemmer does not change it."""
     letters = ""
     while True:
         letters += LETTERS[number % 26]

@@ -3,9 +3,9 @@
     python -m benchmarks.webshop.engines build tantivy 100000 FOLDER
     python -m benchmarks.webshop.engines query tantivy 100000 FOLDER
 
-`query` prints JSON: the time to open the index, the times of queries, and the growth of the process's memory. Before
-the measurement, a second process opens the same index and sends the same queries. So memory that both processes share
-does not count as private memory.
+`build` builds the index of an engine for a number of products in FOLDER. `query` prints JSON: the time to open the
+index, the times of queries, and the growth of the process's memory. Before the measurement, a second process opens the
+same index and sends the same queries. So memory that both processes share does not count as private memory.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MEGABYTE = 1e6
 
 
 def build_bm25s(count: int, folder: Path) -> None:
-    """Build the index of bm25s from the terms of our analyzer."""
+    """Build the index of bm25s for `count` products in `folder`, with the terms of our analyzer."""
     import bm25s
 
     numbers: dict[str, int] = {}
@@ -55,7 +55,7 @@ def build_bm25s(count: int, folder: Path) -> None:
 
 
 def build_tantivy(count: int, folder: Path) -> None:
-    """Build the index of tantivy. The values of k1 and b are fixed in tantivy."""
+    """Build the index of tantivy for `count` products in `folder`. Tantivy does not allow other values of k1 and b."""
     import tantivy
 
     schema = tantivy.SchemaBuilder()
@@ -70,7 +70,7 @@ def build_tantivy(count: int, folder: Path) -> None:
 
 
 def build(engine: str, count: int, folder: Path) -> Path:
-    """If the index of this engine does not exist, build it. Return the folder of the index."""
+    """Return the folder of an engine's index for `count` products. If it does not exist in `folder`, first build it."""
     if engine == "ours":
         return built(folder / str(count), count)
     target = folder / f"{engine}-{count}"
@@ -84,7 +84,7 @@ def build(engine: str, count: int, folder: Path) -> Path:
 
 
 def open_engine(engine: str, folder: Path) -> Search:
-    """Open a built index. Return a function that searches for the `TOP` best documents."""
+    """Open the index of an engine. Return a function: query → numbers of the `TOP` best documents."""
     if engine == "ours":
         return StoredCatalogue(folder).search
     return _open_bm25s(folder) if engine == "bm25s" else _open_tantivy(folder)
@@ -116,9 +116,10 @@ def _open_tantivy(folder: Path) -> Search:
 
 
 def measure(engine: str, count: int, folder: Path) -> dict[str, Any]:
-    """Return the times in milliseconds, and the memory in MB (10^6 bytes).
+    """Open the index of an engine, and send all queries twice. Return the measurements.
 
-    All queries are sent twice. `p50_ms` and `p95_ms` belong to the second round.
+    `p50_ms` and `p95_ms` are percentiles of the second round. The memory is in MB (10^6 bytes). `count`: number of
+    products. `folder`: folder of the index.
     """
     asked = queries(count, QUERIES)
     second_process = _second_process(engine, count, folder)
@@ -144,7 +145,7 @@ def measure(engine: str, count: int, folder: Path) -> dict[str, Any]:
 
 
 def _second_process(engine: str, count: int, folder: Path) -> subprocess.Popen[str]:
-    """Start a process that runs `hold`. Wait until the process has sent its queries, and return it."""
+    """Start a process that runs the command `hold`. Wait until it has sent its queries, and return the process."""
     command = [sys.executable, "-m", "benchmarks.webshop.engines", "hold", engine, str(count), str(folder)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -153,7 +154,7 @@ def _second_process(engine: str, count: int, folder: Path) -> subprocess.Popen[s
 
 
 def hold(engine: str, count: int, folder: Path) -> None:
-    """Run the second process: send the same queries, then keep the index open until the end of standard input."""
+    """Open the index of an engine, and send all queries. Keep the index open until the end of standard input."""
     search = open_engine(engine, folder)
     for text in queries(count, QUERIES):
         search(text)

@@ -1,8 +1,8 @@
 """A shop with the same work per step as the original WebShop: Flask renders a page, BeautifulSoup parses it twice.
 
 The original WebShop renders a page with `render_template_string`. It parses the page for the clickable elements, and
-again for the text of the observation. The templates come from this repository's tests. They are not the original
-templates, but have the same structure.
+again for the text of the observation. The templates of this shop come from this repository's tests. They are not the
+original templates, but have the same structure.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ TEMPLATES = {name: reference.LAYOUT.replace("{% block body %}{% endblock %}", bo
 
 
 class FlaskShop(reference.ReferenceShop):
-    """One session of the shop. A step ends with `observe`."""
+    """One session of the shop that uses Flask and BeautifulSoup."""
 
     def step_and_observe(self, action: str) -> str:
-        """Play an action and return the text of the page."""
+        """Play an action. Return the text of the new page."""
         self.step(action)
         return self.observe()
 
     def observe(self) -> str:
-        """Parse the page and return its text."""
+        """Parse the current page with BeautifulSoup. Return its text."""
         self._parsed = BeautifulSoup(self._html, "html.parser")
         text: str = self.text("text")
         return text
 
     def clickables(self) -> dict[str, Any]:
-        """Parse the page and return its clickable elements: name → element."""
+        """Parse the current page with BeautifulSoup. Return its clickable elements: name → element."""
         self._parsed = BeautifulSoup(self._html, "html.parser")
         found: dict[str, Any] = super().clickables()
         return found

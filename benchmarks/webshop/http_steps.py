@@ -1,7 +1,7 @@
-"""Measures the steps per second over `/v1/batch` of the WebShop server, and of a server without a game.
+"""Measures the steps per second over `/v1/batch` of two servers: WebShop, and an environment without rules.
 
-On both servers, 256 sessions play the same prepared actions. The first step of all sessions is a search. All later
-steps are clicks. All sessions take a step at the same time, in two concurrent batches. Searches and clicks are timed
+On both servers, 256 sessions play the same prepared actions. The first step of each session is a search. All later
+steps are clicks. All sessions take a step at the same time, in two concurrent batches. Searches and clicks are measured
 separately.
 """
 
@@ -28,13 +28,13 @@ ENCODE = msgspec.json.encode
 
 
 class ResultItem(msgspec.Struct):
-    """The field of one result of a batch that this benchmark reads."""
+    """One result in the reply to a batch. It has only the field that this benchmark reads."""
 
     ok: bool
 
 
 class BatchReply(msgspec.Struct):
-    """The results of a batch."""
+    """The reply to a batch."""
 
     results: list[ResultItem]
 
@@ -43,7 +43,7 @@ DECODER = msgspec.json.Decoder(BatchReply)
 
 
 def scripts(round_number: int) -> list[list[str]]:
-    """Return the actions of each session: a search, then only clicks. Each round has different actions."""
+    """Return the actions of each session in a round: a search, then only clicks. Each round has other actions."""
     environment = load("benchmark", {})
     made = []
     for session in range(SESSIONS):
@@ -54,7 +54,10 @@ def scripts(round_number: int) -> list[list[str]]:
 
 
 async def play(url: str, actions: list[list[str]]) -> dict[str, float]:
-    """Play the scripts once. Return the steps per second of searches and of clicks."""
+    """Play the actions of one round on the server at `url`. Return the steps per second: "search" or "click" → rate.
+
+    `actions`: the actions of each session.
+    """
     seconds, steps = {"search": 0.0, "click": 0.0}, {"search": 0, "click": 0}
     async with aiohttp.ClientSession() as client:
         names: list[str] = []
@@ -84,10 +87,11 @@ async def _batch(client: aiohttp.ClientSession, url: str, phase: list[tuple[str,
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """Return the median steps per second of each server for each kind of step (search or click).
+    """Measure both servers in each round. Return the steps per second, separately for searches and clicks.
 
-    Also returns, for each kind, the ratio of the WebShop server to the server without rules, and the rates of all
-    rounds. The ratio is the median of the rounds' ratios, because the speed of a machine can change between rounds.
+    `steps_per_s`: median of each server over the rounds. `of_the_rate_without_a_shop`: WebShop's steps per second,
+    divided by those of the server without rules. This ratio is the median of the ratios of the rounds, because the
+    speed of a machine can change between rounds. `rounds`: steps per second of each round.
     """
     rates: dict[str, list[dict[str, float]]] = {"webshop": [], "noop": []}
     ports = {name: free_port() for name in rates}

@@ -44,10 +44,13 @@ STEP_CLAIM = "speed of a step by {}, as a multiple of that with Flask and Beauti
 
 
 def measure_search(folder: Path, skipped: set[tuple[str, int]]) -> dict[str, Any]:
-    """Return the measurements of each engine at each number of products.
+    """Measure the search engines. Return number of products → engine → measurements.
 
     `overlap_with_bm25s` is the share of our 10 best products that are also among the 10 best products of bm25s.
-    `skipped`: pairs (engine, number of products) that are not measured.
+
+    Args:
+        folder: folder of the indexes.
+        skipped: pairs (engine, number of products) that are not measured.
     """
     measured: dict[str, Any] = {}
     for count in SIZES:
@@ -75,7 +78,10 @@ def _overlap(ours: list[list[int]], theirs: list[list[int]]) -> float:
 
 
 def cold_start_s(index: Path) -> dict[str, float]:
-    """Return the seconds from the start of the server to the first reply of `/health`, and to the first search result.
+    """Start a server with the index `index`, which is not in the page cache. Return two durations in seconds.
+
+    `ready_s`: from the start of the server to the first reply of `/health`. `first_search_s`: from the start of the
+    server to the reply to the first search.
 
     Raises:
         SystemExit: the first search failed.
@@ -101,9 +107,9 @@ def cold_start_s(index: Path) -> dict[str, float]:
 
 
 def claims_of(result: Mapping[str, Any]) -> list[tuple[str, float, float, bool]]:
-    """Return each claim as (claim, measured value, limit, least).
+    """Return the claims about the result as tuples (claim, measured value, limit, is_minimum).
 
-    If `least` is true, the measured value must be at least the limit. Otherwise it must be at most the limit.
+    If `is_minimum` is true, the measured value must be at least the limit. Otherwise it must be at most the limit.
     """
     search = result["search"]
     return [
@@ -121,7 +127,7 @@ def claims_of(result: Mapping[str, Any]) -> list[tuple[str, float, float, bool]]
 
 
 def main() -> int:
-    """Measure, compare and write the result."""
+    """Measure everything, check the claims and write the result. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--indexes", type=Path, default=ROOT / "runs" / "webshop-indexes", help="folder of the indexes")
     parser.add_argument("--rounds", type=int, default=15, help="number of rounds of `http`")

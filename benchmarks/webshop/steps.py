@@ -1,9 +1,9 @@
 """Compares steps of our shop with steps of a shop that renders pages like the original WebShop (`flask_shop.py`).
 
-Also measures the memory of a session.
+This module also measures the memory of a session.
 
-For each step, the thread's CPU time and the wall time are measured. The shops do not wait for anything, so both times
-are equal on an idle machine. If other processes use the same cores, the wall time of both shops includes their time.
+For each step, the CPU time of the thread and the wall time are measured. A shop never waits, so both times are equal on
+an idle machine. If other processes use the same cores, the wall time also includes the time of these processes.
 """
 
 from __future__ import annotations
@@ -42,16 +42,17 @@ Times = dict[str, list[StepTime]]  # kind of action → times of the steps
 def script(
     environment: WebShopEnvironment, index: int, *, seed: int | None = None, search_share: float = SEARCH_SHARE
 ) -> list[str]:
-    """Return the random actions of an episode.
+    """Return random actions for an episode with the goal `index`.
 
     The first action is a search for words of the goal. Each later action is a search with probability `search_share`,
-    otherwise a click. If the last page is the page of a product, the last action is a purchase.
+    otherwise a click. If the last page is the page of a product, the last action is a purchase. `seed`: seed of the
+    actions; None: `index`.
     """
     draw = random.Random(index if seed is None else seed)
     game = environment.game(environment.task(ResetSpec(index=index)))
     actions = [_search(game, draw)]
     game.play(actions[0])
-    # A search is the only action of the search page. So an episode without further searches must not return to it.
+    # The search page allows only searches. An episode without further searches must therefore not return to this page.
     left_out = {"click[buy now]", SEARCH_ACTION, *(() if search_share else ("click[back to search]",))}
     while len(actions) < STEPS:
         clicks = [action for action in game.offered().splitlines() if action not in left_out]
@@ -69,14 +70,14 @@ def _search(game: ShopGame, draw: random.Random) -> str:
 
 
 def compare_steps(environment: WebShopEnvironment) -> dict[str, Any]:
-    """Play the same actions in both shops.
+    """Play the same actions in our shop and in the Flask shop. Return the times, for CPU time and for wall time.
 
-    Returns the mean milliseconds of a step for each kind of action, and the ratio of the Flask shop's time to our time,
-    for CPU time (`cpu`) and wall time (`wall`). A step of our shop also makes the prompt, the keys and the metadata. A
-    step of the Flask shop does not make them.
+    For each of the two, the result contains the mean milliseconds of a step for each kind of action. It also contains
+    the time of the Flask shop divided by the time of our shop. A step of our shop also makes the prompt, the keys and
+    the metadata. A step of the Flask shop does not make them.
 
     Raises:
-        SystemExit: a page of our shop differs from that of the Flask shop.
+        SystemExit: a page of our shop differs from the page of the Flask shop.
     """
     ours: Times = defaultdict(list)
     theirs: Times = defaultdict(list)
@@ -90,7 +91,7 @@ def compare_steps(environment: WebShopEnvironment) -> dict[str, Any]:
 
 
 def _comparison(clock: str, ours: Times, theirs: Times) -> dict[str, Any]:
-    """Return the means and the ratios for one clock. `clock`: a field of `StepTime`."""
+    """Return the mean times of both shops, and their ratios. `clock`: `cpu` or `wall`."""
 
     def seconds(times: list[StepTime]) -> list[float]:
         return [getattr(time, clock) for time in times]
@@ -130,9 +131,9 @@ def _play_flask(environment: WebShopEnvironment, index: int, actions: list[str],
 
 
 def session_bytes(environment: WebShopEnvironment) -> float:
-    """Return the memory of a session in the middle of an episode, in bytes.
+    """Return the mean memory of a session in the middle of an episode, in bytes.
 
-    Caches that sessions share do not count: the first `SESSIONS` sessions fill these caches before the measurement.
+    Caches that sessions share do not count, because other sessions fill these caches before the measurement.
     """
     scripts = [script(environment, index)[: STEPS // 2] for index in range(SESSIONS)]
     kept = [_played(environment, index, scripts[index]) for index in range(SESSIONS)]

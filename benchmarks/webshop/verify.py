@@ -1,11 +1,11 @@
 """Checks the claims about configs/webshop-tiny.toml on three seeds, and writes benchmarks/results/webshop_tiny.json.
 
     python -m benchmarks.webshop.verify             repeat all runs: half an hour for each run
-    python -m benchmarks.webshop.verify --reuse     keep finished runs, and resume unfinished runs
+    python -m benchmarks.webshop.verify --reuse     do not repeat finished runs; resume unfinished runs
 
-Runs are in runs/verify/webshop-<seed>. The claims are about the success rate and about the mean score. A purchase that
-satisfies only a part of the goal is not a success, but has a score above 0. Exit status: 0 if every claim is true, 1 if
-a claim is false, 2 if a run failed.
+The run directories are runs/verify/webshop-<seed>. The claims are about the success rate and about the mean score. A
+purchase that satisfies only a part of the goal is not a success, but has a score above 0. Exit status: 0 if every claim
+is true, 1 if a claim is false, 2 if a run failed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks.support.training_runs import Claim, Plan, directory_of, make, me
 
 
 def main() -> int:
-    """Do the runs, check the claims, and write and show the result."""
+    """Execute the training runs, check the claims, and print and write the result. Return the exit status."""
     args = arguments(__doc__, "webshop-tiny.toml", "webshop_tiny.json")
     runs: dict[str, dict[str, Any]] = {}
     claims: list[Claim] = []
@@ -30,7 +30,10 @@ def main() -> int:
 
 
 def scores(plan: Plan) -> dict[str, Any]:
-    """Return the mean score before and after training, and the paired 95 % interval of the gain."""
+    """Return the number of tasks, the mean scores before and after training, and the 95 % interval of the gain.
+
+    The interval is computed from the difference for each task. `plan`: a finished training run.
+    """
     before, after, interval = paired_scores(directory_of(plan))
     return {
         "tasks": len(before),
@@ -41,7 +44,7 @@ def scores(plan: Plan) -> dict[str, Any]:
 
 
 def score_claim(name: str, run: dict[str, Any]) -> Claim:
-    """Return the claim that the mean score over all tasks rises."""
+    """Return the claim that training increases the mean score over all tasks. `run`: the summary of the run `name`."""
     score, (low, high) = run["score"], run["score"]["paired_gain_ci95"]
     measured = f"{score['before']:.3f} to {score['after']:.3f} ({low:+.3f} to {high:+.3f})"
     complete = score["tasks"] == run["eval_set"]["n"]

@@ -93,16 +93,18 @@ def log_probs(model: Qwen3ForCausalLM, prompt: list[int], response: list[int]) -
 
 
 def save_tokenizer(folder: Path) -> None:
-    """Write a tokenizer whose tokens are numbers. Policy servers require a tokenizer."""
+    """Write a tokenizer into `folder`. Its tokens are numbers. Policy servers require a tokenizer."""
     inner = Tokenizer(models.WordLevel({str(i): i for i in range(VOCABULARY)}, unk_token="0"))
     PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="0").save_pretrained(folder)
 
 
 class Soak:
-    """The state of the run.
+    """The clients, and the counts of their requests and responses.
 
     Attributes:
-        pushes: version → (number of its push, its token).
+        url: URL of the gateway.
+        rng: source of all random choices.
+        pushes: version → (number of its push, token that the version always samples).
         last_push: number of the last push that has ended.
         counts: kind → number of responses or failed requests.
         wrong: descriptions of wrong responses.
@@ -120,12 +122,12 @@ class Soak:
         self.done = False
 
     async def client(self, session: aiohttp.ClientSession, name: int) -> None:
-        """Send requests one after another until `done` is true."""
+        """Send requests one after another until `done` is true. `name`: number of the client."""
         while not self.done:
             await self.ask(session, f"session-{name}-{self.rng.randrange(3)}", stream=self.rng.random() < 0.2)
 
     async def ask(self, session: aiohttp.ClientSession, name: str, *, stream: bool) -> None:
-        """Send one request and check the response."""
+        """Send one request with a random deadline, and check the response. `name`: id of the request's session."""
         limit, last_push, began = self.rng.uniform(3.0, 8.0), self.last_push, time.monotonic()
         body = {
             "token_ids": [self.rng.randrange(VOCABULARY) for _ in range(PROMPT)],
@@ -147,10 +149,12 @@ class Soak:
         self.check(*(_streamed_response(text) if stream else _response(text)), last_push)
 
     def check(self, ids: list[int], spans: list[dict[str, Any]] | None, last_push: int) -> None:
-        """Check the tokens and the spans of a response.
+        """Check the tokens and the spans of a response, and add any fault to `wrong`.
 
-        `spans` is None if a stream ended early. `last_push`: number of the last push that had ended when the request
-        was sent.
+        Args:
+            ids: the sampled token ids.
+            spans: the spans of the response. None: the stream of the response ended early.
+            last_push: number of the last push that had ended when the request was sent.
         """
         if spans is None:
             self.counts["stream cut by a kill"] += 1  # the last event of such a stream is an error
@@ -186,7 +190,10 @@ def _streamed_response(text: str) -> tuple[list[int], list[dict[str, Any]] | Non
 
 
 async def push_all(soak: Soak, store: VersionStore, publisher: Publisher, pushes: int, pause_s: float) -> list[float]:
-    """Write and push versions one after another. Return the duration of each push in seconds."""
+    """Write and push `pushes` versions one after another. Return the duration of each push in seconds.
+
+    `pause_s`: mean pause between two pushes in seconds.
+    """
     probe, seconds = Probe.spread(VOCABULARY, 1e-3), []
     for step in range(1, pushes + 1):
         version = write(store, probe, step)
@@ -200,7 +207,7 @@ async def push_all(soak: Soak, store: VersionStore, publisher: Publisher, pushes
 
 
 def write(store: VersionStore, probe: Probe, step: int) -> Version:
-    """Write the version directory of a step."""
+    """Write the version directory of push `step`. The policy of this version always samples the same token."""
     model = policy(step % VOCABULARY)
 
     def manifest_probe() -> ManifestProbe:
@@ -216,7 +223,7 @@ class GatewayEngines:
         self.settings = {"weights_root": str(weights), "replicas": REPLICAS}
 
     def kill(self, rng: random.Random, gateway: psutil.Process) -> bool:
-        """Kill an engine, or the process that starts and stops the engine. Return False if no such process runs."""
+        """Kill a random engine, or the process that starts and stops it. Return False if no such process runs."""
         processes = [process for process in gateway.children(recursive=True) if "--uds" in _command_line(process)]
         if not processes:
             return False
@@ -246,7 +253,7 @@ class SeparateServers:
         return True
 
     def stop(self) -> None:
-        """Stop the servers."""
+        """Terminate all servers, and wait until they have ended."""
         for process in self._running:
             process.terminate()
         for process in self._running:
@@ -263,7 +270,10 @@ class SeparateServers:
 
 
 async def kill_some(soak: Soak, kill: Callable[[random.Random], bool], kills: int, every_s: float) -> int:
-    """Kill a random replica about every `every_s` seconds, `kills` times. Return the number of kills."""
+    """Kill a random replica about every `every_s` seconds, until there are `kills` kills. Return the number of kills.
+
+    `kill`: function that kills a replica, and returns whether it killed a process.
+    """
     killed = 0
     while killed < kills and not soak.done:
         await asyncio.sleep(soak.rng.uniform(0.5, 1.5) * every_s)
@@ -279,10 +289,10 @@ def _command_line(process: psutil.Process) -> list[str]:
 
 
 async def until_ready(session: aiohttp.ClientSession, url: str, version: str | None, limit_s: float = 120.0) -> None:
-    """Wait until every replica is ready and serves `version` (None: any version).
+    """Wait until every replica of the gateway is ready and serves `version`. With None, any version is accepted.
 
     Raises:
-        SystemExit: this takes longer than `limit_s`.
+        SystemExit: not all replicas are ready after `limit_s` seconds.
     """
     deadline = time.monotonic() + limit_s
     while True:
@@ -298,7 +308,7 @@ async def until_ready(session: aiohttp.ClientSession, url: str, version: str | N
 
 
 async def soak_service(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Run the pushes, the clients and the kills at the same time."""
+    """Run the pushes, the clients and the kills at the same time. Return the result of the benchmark."""
     first, server_folder = folder / "first", folder / "weights"
     trainer_folder = folder / "sent" if args.transport == "http" else server_folder
     for path in (first, server_folder):
@@ -344,7 +354,7 @@ def report(
     wall_s: float,
     children: list[psutil.Process],
 ) -> dict[str, Any]:
-    """Return the result of the run."""
+    """Return the result. `seconds`: duration of each push. `children`: the gateway's processes, which must have ended."""
     _, alive = psutil.wait_procs(children, timeout=5.0)
     failed = sum(count for kind, count in soak.counts.items() if kind.startswith(("status", "no answer")))
     checks = {
@@ -371,7 +381,7 @@ def report(
 
 
 def main() -> int:
-    """Run, check and write the result."""
+    """Push weights under load, check the responses and write the result. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pushes", type=int, default=200, help="number of pushes")
     parser.add_argument("--kills", type=int, default=20, help="number of kills of replicas")

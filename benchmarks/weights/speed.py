@@ -2,14 +2,14 @@
 
     python -m benchmarks.weights.speed --out benchmarks/results/weight_push.json
 
-The trainer's code pushes weights to a real policy server: it writes a version directory, and a publisher sends the
-version to the server. For comparison, each round also writes the same weights with `safetensors.torch.save_file`, reads
-them with `load_file` and copies them from the memory map. Every push over a disk needs at least this time. Trainer and
-server each use one thread.
+The trainer's code pushes weights to a real policy server: the trainer writes a version directory, and a publisher lets
+the server load the version. For comparison, each round also writes the same weights with `safetensors.torch.save_file`,
+reads them with `load_file` and copies them from the memory map. Every push over a disk needs at least this time.
+Trainer and server each use one thread.
 
-A delta is a file with the changes of the weights. In this benchmark, one AdamW step with random gradients and a
-learning rate of 1e-6 changes the weights. The size of the delta is measured for weights in float32 and in bfloat16.
-GPUs usually serve weights in bfloat16.
+A delta is a file with the changes of the weights. In this benchmark, the changes come from one AdamW step with random
+gradients and a learning rate of 1e-6. The size of the delta is measured for weights in float32 and in bfloat16. GPUs
+usually serve weights in bfloat16.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LEARNING_RATE = 1e-6
 
 
 def make_model(directory: Path, hidden: int) -> Qwen3ForCausalLM:
-    """Build a Qwen3 with four layers and tied embeddings. Save it with a tokenizer, because servers require one."""
+    """Build a Qwen3 model with four layers and tied embeddings. Write it and a tokenizer into `directory`."""
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=VOCABULARY, hidden_size=hidden, num_hidden_layers=4, num_attention_heads=hidden // 32,
@@ -62,7 +62,7 @@ def make_model(directory: Path, hidden: int) -> Qwen3ForCausalLM:
 
 
 def bare(weights: dict[str, Tensor], file: Path) -> float:
-    """Write the weights and read them again. Return the duration in seconds."""
+    """Write the weights into `file`, and read and copy them. Return the duration in seconds."""
     began = time.perf_counter()
     save_file(weights, file)
     copies = {name: value.clone() for name, value in load_file(file).items()}
@@ -72,7 +72,7 @@ def bare(weights: dict[str, Tensor], file: Path) -> float:
 
 
 class Trainer:
-    """The parts of a trainer that a push needs."""
+    """The parts of a trainer that a push needs: model, optimiser, versions and publisher."""
 
     def __init__(self, model: Qwen3ForCausalLM, store: VersionStore, publisher: Publisher) -> None:
         self.model, self.store, self.publisher = model, store, publisher
@@ -87,7 +87,7 @@ class Trainer:
         self.optimizer.step()
 
     def log_probs(self, prompt: Any, response: Any) -> list[float]:
-        """Return the log-probs of the response tokens. The server uses them to check its weights (see `Probe`)."""
+        """Return the log-probs of the response tokens. With them, the server checks its weights (see `Probe`)."""
         ids = torch.tensor([[*prompt, *response]])
         with torch.inference_mode():
             table = torch.log_softmax(self.model(ids).logits[0, len(prompt) - 1 : -1], -1)
@@ -95,7 +95,7 @@ class Trainer:
         return values
 
     def write(self, step: int) -> Version:
-        """Write the version directory of a step."""
+        """Write the current weights as the version of the training step `step`. Return the version."""
         weights = {name: value.detach() for name, value in self.model.state_dict().items()}
         return self.store.write(self.model, weights, step, lambda: self.probe.compute(self.log_probs))
 
@@ -106,7 +106,7 @@ def publisher_of(url: str, transport: Transport, token: str | None = None) -> Pu
 
 
 async def first_token(session: aiohttp.ClientSession, url: str, version: str) -> None:
-    """Request one token, and check that `version` sampled it."""
+    """Request one token from the policy server at `url`, and check that `version` sampled it."""
     body = {"token_ids": [random.randrange(100) for _ in range(8)], "sampling_params": {"max_tokens": 1}}
     async with session.post(f"{url}/inference/v1/generate", json=body) as reply:
         (choice,) = (await reply.json())["choices"]
@@ -114,7 +114,10 @@ async def first_token(session: aiohttp.ClientSession, url: str, version: str) ->
 
 
 async def measure(model: Qwen3ForCausalLM, folder: Path, rounds: int) -> dict[str, Any]:
-    """Measure a push, then a bare write and read, in each of `rounds` rounds after two warm-up rounds."""
+    """In each round, measure a push, and then a plain write and read of the weights. Return the measurements.
+
+    Two warm-up rounds come before the `rounds` measured rounds.
+    """
     names = {name for name, _ in model.named_parameters()}  # contains tied weights once, like the file of a version
     store = VersionStore(folder / "weights", folder / "model", "bench", keep=3)
     pushed, plain, parts = [], [], []
@@ -149,7 +152,10 @@ async def measure(model: Qwen3ForCausalLM, folder: Path, rounds: int) -> dict[st
 
 
 def deltas(model: Qwen3ForCausalLM, trainer: Trainer, folder: Path) -> dict[str, Any]:
-    """Return dtype → sizes: bytes of one step's delta, bytes of the complete weights, and the ratio of both."""
+    """Take one optimiser step. Return dtype → sizes in bytes: of the complete weights, and of the step's delta.
+
+    `share` is the size of the delta divided by the size of the weights.
+    """
     sizes = {}
     before = {name: value.detach().clone() for name, value in model.state_dict().items()}
     trainer.learn(999)
@@ -164,7 +170,7 @@ def deltas(model: Qwen3ForCausalLM, trainer: Trainer, folder: Path) -> dict[str,
 
 
 def main() -> int:
-    """Measure every size, check the ratios and write the result."""
+    """Measure models of all sizes, check the ratios and write the result. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--hidden", type=int, nargs="+", default=[128, 256, 512])
