@@ -354,7 +354,7 @@ def report(
     wall_s: float,
     children: list[psutil.Process],
 ) -> dict[str, Any]:
-    """Return the result. `seconds`: duration of each push. `children`: the gateway's processes, which must have ended."""
+    """Return the result. `seconds`: duration of each push. `children`: the gateway's processes, which must end."""
     _, alive = psutil.wait_procs(children, timeout=5.0)
     failed = sum(count for kind, count in soak.counts.items() if kind.startswith(("status", "no answer")))
     checks = {
