@@ -8,8 +8,8 @@ Each secret is one file with a random value: `environment_token`, `inference_api
 the hashes of the passwords (redis_users.py). The script does not change existing secrets, so a running deployment
 continues to work. To change a secret, remove its file, run the script again, and restart the services.
 
-Only the owner can enter the folder. The files in the folder are readable for all users, because Compose does not change
-their owner and mode, and the containers run as another user (10001).
+On the host, only the owner can enter the folder. The files have the mode 0444, because the containers run as another
+user (10001), and Compose does not change the owner and mode of the files.
 """
 
 from __future__ import annotations

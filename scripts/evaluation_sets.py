@@ -42,14 +42,15 @@ PINNED = ROOT / "services" / "rollout" / "arlarena" / "rollout" / "evaluation" /
 HEAD = """\
 # Standard evaluation sets
 
-`arlarena eval MODEL --set sokoban-v1` plays a standard evaluation set: a fixed list of tasks with fixed options. Before
-the first request to the model, the command resets all tasks and computes their *digest*: a hash of the ids and contents
-of all tasks. The evaluation starts only if the digest is equal to the digest in this table. The name of a set therefore
-means the same tasks for everyone, on every machine and with any number of server processes.
+`arlarena eval MODEL --set sokoban-v1` plays a standard evaluation set: a fixed list of tasks with fixed options of the
+environment. Before the first request to the model, the command resets all tasks and computes their *digest*: a hash of
+the ids and contents of all tasks. The evaluation starts only if this digest is equal to the digest in the table of this
+page. The name of a set therefore means the same tasks for everyone, on every machine and with any number of server
+processes.
 
-Some options are free, because they do not change the tasks or the rules: for example the prompt template, the history,
-and the form of observations. The plan of the evaluation (`plan.json`) records the free options. If another option
-differs, the command stops with an error that names the option.
+Some options are free, because they do not change the tasks or the rules. Examples are the prompt template, the history,
+and the form of observations. The plan of the evaluation (`plan.json`) records the free options. If you change an option
+that is not free, the command stops with an error that names the option.
 
 A set of official tasks has a digest only if the official data was present when this page was written.
 `scripts/evaluation_sets.py` writes this page. [Environments](environments.md) describes the options.
