@@ -107,7 +107,7 @@ class Chaos:
         return int(lines[-1]["step"]) if lines else 0
 
     async def until(self, condition: Callable[[], object]) -> bool:
-        """Wait until `condition()` is true, and return True. If the run ends first, return False."""
+        """Wait until `condition()` is true, then return True. If the run ends before, return False."""
         while not condition():
             if self.launcher.returncode is not None:
                 return False

@@ -167,8 +167,8 @@ class Frames:
 async def fuzz_socket(url: str, frames: int, seed: int) -> dict[str, int]:
     """Send `frames` random frames over WebSockets, one after another.
 
-    Returns the number of frames (key `frames`), and the number of replies of each type. If the server closed the
-    socket after a frame, this counts as `closed`. If the server did nothing, this counts as `unanswered`.
+    Returns the number of frames (key `frames`), and the number of replies of each type. The key `closed` counts frames
+    after which the server closed the socket. The key `unanswered` counts frames after which the server did nothing.
     """
     source, counts = Frames(seed), Counter[str]()
     async with aiohttp.ClientSession() as session:

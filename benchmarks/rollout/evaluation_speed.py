@@ -40,7 +40,8 @@ class SlowModel:
         requests: number of answered requests.
         running: number of requests in progress.
         most: maximum of `running`.
-        first: time of the first request. last: time of the last reply.
+        first: time of the first request.
+        last: time of the last reply.
     """
 
     def __init__(self, reply_s: float) -> None:
