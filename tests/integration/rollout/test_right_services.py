@@ -75,7 +75,7 @@ def test_another_environment_than_the_configured_one_is_refused(
     assert run(command, *where, *COMMANDS[command]) == 2
     assert capsys.readouterr().err == (
         f"error: [environment] name = 'alfworld', but the environment server at {sokoban} serves 'sokoban': "
-        "change name, or give the address of another server with --environment-url\n"
+        "either change [environment] name, or give the address of another server with --environment-url\n"
     )
     assert not out.exists()
 

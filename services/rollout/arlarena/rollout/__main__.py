@@ -246,7 +246,7 @@ async def _demonstrate(setup: Setup, args: argparse.Namespace, seed: int) -> int
 
 @asynccontextmanager
 async def _teacher(setup: Setup, args: argparse.Namespace, info: Info) -> AsyncIterator[Policy]:
-    """Yields the policy whose episodes are recorded: the model at `--teacher-url`, else the expert."""
+    """Yields the policy that plays the demonstrations: the model at `--teacher-url`, or else the expert."""
     if args.teacher_url is None:
         yield ExpertPolicy(
             setup.tokens, args.expert_noise, train_on_noise=args.train_on_noise, action=info.parser.action
@@ -271,34 +271,34 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _subcommand(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
-    """Add a subcommand with the options that all subcommands have. Returns its parser."""
+    """Add a subcommand to `commands`, with the options that all subcommands share. Returns the subcommand's parser."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=summary.capitalize() + ".", prog=program(f"arlarena.rollout {name}")
     )
-    parser.add_argument("--config", type=Path, help="the run's TOML file")
-    address = "environment server (default: ARLARENA_ENVIRONMENT_URL, else http://127.0.0.1:8000)"
+    parser.add_argument("--config", type=Path, help="TOML file with the run's configuration")
+    address = "URL of the environment server; default: ARLARENA_ENVIRONMENT_URL, else http://127.0.0.1:8000"
     parser.add_argument("--environment-url", help=address)
-    tokenizer = "directory or Hub name of the policy's tokenizer; default: tokenizer or path in [policy]"
+    tokenizer = "directory or Hub name of the policy's tokenizer; default: [policy] tokenizer, else [policy] path"
     parser.add_argument("--tokenizer", help=tokenizer)
     return parser
 
 
 def _add_inference_url(parser: argparse.ArgumentParser) -> None:
-    address = "policy server (default: ARLARENA_INFERENCE_URL, else http://127.0.0.1:8100)"
+    address = "URL of the policy server; default: ARLARENA_INFERENCE_URL, else http://127.0.0.1:8100"
     parser.add_argument("--inference-url", help=address)
 
 
 def _add_worker(worker: argparse.ArgumentParser) -> None:
     _add_inference_url(worker)
-    worker.add_argument("--redis-url", help="broker (default: ARLARENA_REDIS_URL, else redis://127.0.0.1:6379/0)")
-    worker.add_argument("--run-name", required=True, help="name of the run; the same as for the trainer")
+    worker.add_argument("--redis-url", help="URL of Redis; default: ARLARENA_REDIS_URL, else redis://127.0.0.1:6379/0")
+    worker.add_argument("--run-name", required=True, help="name of the run; the trainer must have the same name")
     worker.add_argument("--name", default=socket.gethostname(), help="name of this worker, unique in the run")
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     _add_inference_url(evaluate)
     evaluate.add_argument("--out", type=Path, required=True, help="JSON file of the result")
-    episodes = "write the first episodes to this JSON-lines file (number: key episodes of [evaluation])"
+    episodes = "also write the episodes to this JSON-lines file; limits: [evaluation] episodes and episodes_mb"
     evaluate.add_argument("--episodes", dest="episodes_file", type=Path, help=episodes)
     for flag, kind in (
         ("--split", str),
@@ -311,32 +311,39 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     ):
         key = flag.removeprefix("--").replace("-", "_")
         field = EvaluationSettings.model_fields[key]
-        text = f"{field.description}; default: key {key} of [evaluation], else {field.default}"
+        text = f"{field.description}; default: [evaluation] {key}, else {field.default}"
         evaluate.add_argument(flag, type=kind, help=text)
 
 
 def _add_demonstrate(demonstrate: argparse.ArgumentParser) -> None:
     demonstrate.add_argument("--split", default="train", help="split of the environment (default: train)")
-    first = "first task: position in the task order (see --seed); for an endless split, index of the task (default: 0)"
+    first = (
+        "position of the first task in the task order (see --seed); for an endless split: index of the first task; "
+        "default: 0"
+    )
     demonstrate.add_argument("--first", type=int_at_least(0), default=0, help=first)
     demonstrate.add_argument("--count", type=int_at_least(1), required=True, help="number of tasks")
-    seed = "seed of the task order; default: ARLARENA_SEED, else seed of [run], else 0"
+    seed = "seed of the task order; default: ARLARENA_SEED, else [run] seed, else 0"
     demonstrate.add_argument("--seed", type=int, help=seed)
     demonstrate.add_argument("--episode-seed", type=int, default=0, help="reset seed of every episode")
-    demonstrate.add_argument("--concurrency", type=int_at_least(1), default=256, help="parallel episodes; default: 256")
+    concurrency = "maximum number of episodes that are played at the same time; default: 256"
+    demonstrate.add_argument("--concurrency", type=int_at_least(1), default=256, help=concurrency)
     distinct = (
-        "definition of duplicates (only the first of several duplicates is written); room: episodes with the same task "
-        "content (in Sokoban, mirror images of a room have the same content); prompt: episodes with the same first "
-        "prompt"
+        "definition of duplicates (the command writes only the first of several duplicates); room: episodes with the "
+        "same task content (in Sokoban, mirror images of a room have the same content); prompt: episodes with the same "
+        "first prompt; default: room"
     )
     demonstrate.add_argument("--distinct", choices=("room", "prompt"), default="room", help=distinct)
-    demonstrate.add_argument("--attempts", type=int_at_least(1), default=1, help="episodes per task")
-    demonstrate.add_argument("--min-score", type=float, default=0.9, help="write only episodes with a higher score")
-    expert_noise = "fraction of turns in which the expert's reply is replaced by a random action or an invalid reply"
+    demonstrate.add_argument("--attempts", type=int_at_least(1), default=1, help="episodes per task; default: 1")
+    min_score = "write only episodes with a score above this value; default: 0.9"
+    demonstrate.add_argument("--min-score", type=float, default=0.9, help=min_score)
+    expert_noise = (
+        "fraction of turns in which a random action or an invalid reply replaces the expert's reply; default: 0"
+    )
     demonstrate.add_argument("--expert-noise", type=fraction, default=0.0, help=expert_noise)
     train_on_noise = (
-        "replace replies (see --expert-noise) only by random actions, and include the replaced turns in the loss "
-        "(default: exclude them)"
+        "with --expert-noise: replace replies only by random actions, and include the replaced turns in the loss; "
+        "without this option, the replaced turns have no loss"
     )
     demonstrate.add_argument("--train-on-noise", action="store_true", help=train_on_noise)
     _add_teacher(demonstrate)
@@ -344,8 +351,8 @@ def _add_demonstrate(demonstrate: argparse.ArgumentParser) -> None:
 
 
 def _add_teacher(demonstrate: argparse.ArgumentParser) -> None:
-    demonstrate.add_argument("--teacher-url", help="OpenAI-compatible server whose model is recorded, not the expert")
-    demonstrate.add_argument("--teacher-model", help="name of the server's model; default: the first in /v1/models")
+    demonstrate.add_argument("--teacher-url", help="URL of an OpenAI-compatible server: its model replaces the expert")
+    demonstrate.add_argument("--teacher-model", help="name of the teacher's model; default: the server's first model")
     demonstrate.add_argument(
         "--teacher-key-variable", default="OPENAI_API_KEY", help="environment variable with the API key of the teacher"
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def int_at_least(minimum: int) -> Callable[[str], int]:
-    """Returns a parser of integers of at least `minimum`."""
+    """Returns a function that parses an integer. The function refuses integers below `minimum`."""
 
     def parse(text: str) -> int:
         value = int(text)

@@ -22,9 +22,11 @@ DuplicateCriterion = Literal["room", "prompt"]
 class OutcomeCounts:
     """Counts of episodes by outcome.
 
-    `asked`: all requested episodes. Each of them is counted in exactly one of four fields. `errors`: no result.
-    `rejected`: the score is too low, or the episode has no turn. `duplicates`: an equal episode was already written.
-    `written`: written to the file. `turns` and `response_tokens`: totals of the written episodes.
+    `asked`: number of requested episodes. Each of them is counted in exactly one of four fields. `errors`: the episode
+    has no result. `rejected`: its score is too low, or it has no turn. `duplicates`: a duplicate of the episode was
+    already written. `written`: the episode is in the file.
+
+    `turns` and `response_tokens`: totals of the written episodes.
     """
 
     asked: int = 0

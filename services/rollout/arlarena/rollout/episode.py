@@ -59,7 +59,7 @@ class Policy(Protocol):
 
         Raises:
             PromptTooLong: the prompt leaves no room for a response.
-            ServiceError: the policy's service is not available.
+            ServiceError: a service that computes the response is unavailable or refuses the request.
         """
         ...
 

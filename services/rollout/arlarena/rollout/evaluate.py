@@ -73,9 +73,9 @@ def _turn_share(turns: Sequence[Turn], marks: Sequence[bool]) -> float | None:
 
 
 def _mean(pairs: Sequence[tuple[Assignment, EpisodeRecord]], values: Sequence[float]) -> dict[str, Any]:
-    """Returns the mean over tasks of `values` (one value per episode) and its 95 % interval, clustered by task.
+    """Returns the mean of `values` (one value per episode): the mean over each task's episodes, then over tasks.
 
-    If there is only one task, the interval is None.
+    `ci95` is the 95 % interval of the mean, clustered by task. If there is only one task, `ci95` is None.
     """
     tasks = _by_task(pairs, values)
     interval = clustered(tasks)
@@ -120,8 +120,10 @@ def _versions(trajectories: Sequence[Trajectory]) -> list[str]:
 
 
 def _mean_metrics(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> dict[str, float]:
-    """Returns the mean over tasks of each metric. An episode without a metric counts as 0. The mean of a fault's metric
-    is therefore the share of episodes that ended with this fault.
+    """Returns the mean of each metric: the mean over each task's episodes, then over tasks.
+
+    If an episode lacks a metric, its value counts as 0. The metric of a fault is 1 in each episode that ended with this
+    fault, so its mean is the share of these episodes.
     """
     metrics = [episode.trajectory.metrics for _, episode in pairs]
     return {
@@ -179,15 +181,15 @@ def _without_turns(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
 
 
 def no_prompt_fits(played: EvalResults) -> str | None:
-    """Returns an error message if no episode had a turn because every prompt was too long. Otherwise returns None."""
+    """Returns an error message if no episode had a turn and some prompt was too long. Otherwise returns None."""
     trajectories = [episode.trajectory for episode in played.episodes.values()]
     faults = [trajectory.fault for trajectory in trajectories if FAULT + PROMPT_TOO_LONG in trajectory.metrics]
     if not faults or any(trajectory.turns for trajectory in trajectories):
         return None
     return (
-        f"no prompt fits the policy's context, so no episode had a turn: {min(faults)}; give the policy a longer "
-        f"context ([policy.tiny] max_positions, or --max-model-len of vLLM) or make prompts shorter "
-        f"([environment.options] template, history)"
+        f"no prompt fits the policy's context, so no episode had a turn: {min(faults)}; either give the policy a "
+        f"longer context ([policy.tiny] max_positions, or --max-model-len of vLLM), or make the prompts shorter "
+        f"([environment.options] template or history)"
     )
 
 
@@ -217,7 +219,10 @@ def _metrics(
 
 
 def describe(result: dict[str, Any]) -> str:
-    """Returns a summary: one line for all tasks, and one line for each kind of task."""
+    """Returns a summary for the terminal: one line for all tasks, and one line for each kind of task.
+
+    If the environment's data are not official, the last line describes the data.
+    """
     eval_set = result["eval_set"]
     title = f"{result['environment']} {eval_set['split']} n={eval_set['n']} k={eval_set['attempts']}"
     title += f" T={result['temperature']:g}"

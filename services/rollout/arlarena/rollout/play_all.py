@@ -22,7 +22,7 @@ class EvalResults:
     """Episodes and errors, by the position of the assignment in the list of assignments. `restarts`: number of times
     that an episode was restarted.
 
-    If an assignment has no episode and no error, it was not played because a service was down.
+    If a service was down, the remaining assignments were not played. They have no episode and no error.
     """
 
     episodes: dict[int, EpisodeRecord] = field(default_factory=dict)
@@ -40,7 +40,7 @@ async def play_all(
 ) -> EvalResults:
     """Play all `assignments`, at most `concurrency` at a time. Returns the episodes and errors.
 
-    `progress(finished, total)` is called after each assignment.
+    The function calls `progress(finished, total)` after each assignment.
 
     Raises:
         Refused: a service rejects an assignment, for example because the task's index is outside the split.
@@ -73,7 +73,7 @@ async def play_all(
 
 
 def progress_log(log: Logger, event: str, total: int) -> Callable[[int, int], None]:
-    """Returns a `progress` callback for `play_all` that logs `event`, at most once in PROGRESS_EVERY_S seconds."""
+    """Returns a `progress` callback for `play_all`. It logs `event` every PROGRESS_EVERY_S seconds, and at the end."""
     log.info(event, finished=0, total=total)
     last = time.monotonic()
 

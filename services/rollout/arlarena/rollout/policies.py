@@ -45,7 +45,12 @@ class EnginePolicy:
         self._conversations = Conversations(tokens)
 
     async def respond(self, session: Session, state: StepOutcome, seed_key: str, turn: int) -> Response:
-        """Returns a response of the policy server. Lowers `max_tokens` if the context has room for fewer tokens."""
+        """Returns a response of the policy server. The response is shorter than `max_tokens` if the context is full.
+
+        Raises:
+            PromptTooLong: the prompt leaves no room for a response.
+            ServiceError: the policy server is unavailable or refuses the request.
+        """
         conversation = self._conversations.for_turn(session, state, turn)
         generation = await self._client.generate(
             conversation.prompt_ids,
@@ -93,7 +98,7 @@ class ExpertPolicy:
 
     If the environment lists no admissible actions, every replacement is an invalid reply.
 
-    `action`: the environment's reply format for an action (`Parser.action`).
+    `action`: the environment's format of a reply, with `{action}` in place of the action (`Parser.action`).
     """
 
     def __init__(
@@ -105,7 +110,7 @@ class ExpertPolicy:
         self._plans: WeakKeyDictionary[Session, deque[str]] = WeakKeyDictionary()
 
     async def respond(self, session: Session, state: StepOutcome, seed_key: str, turn: int) -> Response:
-        """Returns the next reply of the expert's plan, or its replacement.
+        """Returns the next reply of the expert's plan, or a replacement (see `expert_noise`).
 
         Requests a new plan from the expert at turn 0, after a replaced turn, and at the end of a plan.
         """

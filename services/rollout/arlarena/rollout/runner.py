@@ -23,7 +23,7 @@ from arlarena.proto.telemetry import Logger
 from arlarena.rollout.episode import Assignment, EpisodeRecord, Policy, play
 from arlarena.rollout.settings import RolloutSettings
 
-# The first and the longest pause between two attempts. Each pause is longer than the one before, up to the longest.
+# The first and the longest pause between two attempts, in seconds. Pauses grow from the first to the longest.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
 
 
@@ -38,9 +38,12 @@ class ServicesDown(InfraFailure):
 def environment_client(
     url: str, settings: RolloutSettings, token: SecretStr | None, pods: str | None = None
 ) -> EnvironmentClient:
-    """Returns a client of the environment server at `url`, with the timeouts and batches of `settings`.
+    """Returns a client of the environment server at `url`, with the timeouts, retries and batches of `settings`.
 
     `pods`: URL of the server's pods, with {pod} in place of the pod's number.
+
+    Raises:
+        ValueError: an argument is invalid.
     """
     return EnvironmentClient(
         url,
@@ -55,8 +58,7 @@ def environment_client(
 
 @dataclass(slots=True)
 class SessionSlot:
-    """A slot for one session. The session plays one episode at a time. After a failure of a service, the slot gets a
-    new session.
+    """A slot for one session. The session plays one episode at a time. If a service fails, the slot gets a new session.
 
     `restarts`: number of times that an episode on this slot was restarted.
     """
@@ -96,12 +98,13 @@ class Runner:
                 await asyncio.sleep(next(waits))
 
     async def open(self, count: int) -> list[SessionSlot]:
-        """Open `count` slots. If the server cannot open all of them, it opens none. Waits while the server is full or
-        unavailable.
+        """Open `count` sessions, and return one slot for each session. The server opens either all of them or none.
+
+        Waits while the server is full or unavailable.
 
         Raises:
             ServicesDown: the server was full or unavailable for `service_retry_timeout_s`.
-            Refused: `count` is above a limit of the server.
+            Refused: the server refuses the request, for example because `count` is above a limit of the server.
         """
         deadline = time.monotonic() + self.settings.service_retry_timeout_s
         waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
@@ -117,7 +120,7 @@ class Runner:
             await asyncio.sleep(wait)
 
     async def open_up_to(self, count: int) -> list[SessionSlot]:
-        """Open `count` slots. If the server is full or unavailable, try again with half the number, down to 1 slot.
+        """Open `count` sessions. If the server is full or unavailable, try again with half the number, down to 1.
 
         Raises the errors of `open`.
         """
@@ -144,7 +147,8 @@ class Runner:
         """Play one episode on `slot`. Restarts the episode after each failure of a service.
 
         Raises:
-            InfraFailure: the episode failed `episode_retries` + 1 times, or a service was unavailable for too long.
+            InfraFailure: the episode failed `episode_retries` + 1 times.
+            ServicesDown: a service was unavailable for `service_retry_timeout_s`.
             Refused: a service rejects the request. A retry would also fail.
         """
         waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
@@ -170,7 +174,7 @@ class Runner:
     def _abandon(self, slot: SessionSlot) -> None:
         """Remove the session from `slot` and close it in the background.
 
-        If the server hangs, waiting for the close request would delay the next attempt.
+        If the server hangs, a close request in the foreground would delay the next attempt.
         """
         task = asyncio.get_running_loop().create_task(self.close([SessionSlot(slot.session)]))
         slot.session = None

@@ -46,7 +46,7 @@ class RolloutSettings(RolloutKeys):
     groups_in_flight: PositiveInt = Field(
         32,
         description="maximum number of groups that one worker plays at the same time; a group counts as its "
-        "fraction of unfinished episodes",
+        "fraction of unfinished episodes: with 2 of 8 episodes unfinished, it counts as 0.25",
     )
     lease_ttl_s: PositiveFloat = Field(
         60.0,
@@ -63,10 +63,10 @@ class RolloutSettings(RolloutKeys):
     )
     broker_timeout_s: PositiveFloat = Field(5.0, description="timeout of one Redis command")
     broker_reconnect_s: NonNegativeFloat = Field(
-        30.0, description="time for which a service tries to restore a lost connection to Redis"
+        30.0, description="maximum time for attempts to restore a lost connection to Redis"
     )
     broker_full_timeout_s: NonNegativeFloat = Field(
-        600.0, description="time for which a worker retries to publish a group while the memory of Redis is full"
+        600.0, description="maximum time for attempts to publish a group if the memory of Redis is full"
     )
     connect_timeout_s: PositiveFloat = Field(5.0, description="timeout for connecting to a service")
     generate_timeout_s: PositiveFloat = Field(
@@ -98,13 +98,13 @@ class RolloutSettings(RolloutKeys):
 
     heartbeat_file: Path | None = Field(
         None,
-        description="file that a worker touches every report_every_s; a health check can detect a hanging worker by "
-        "the age of this file",
+        description="file that a worker touches every report_every_s seconds; a health check can detect a hanging "
+        "worker by the age of this file",
     )
     stop_file: Path | None = Field(
         None,
-        description="if this file exists, the worker stops as after SIGTERM; the worker checks this every "
-        "report_every_s; example: the summary.json of the run, which exists when the run is finished",
+        description="if this file exists, the worker stops as after SIGTERM; the worker looks for the file every "
+        "report_every_s seconds; example: summary.json of the run, because a finished run has this file",
     )
 
     @model_validator(mode="after")
@@ -143,8 +143,8 @@ class Addresses(Table):
     pod's number. With this URL, requests about a session go directly to the session's pod.
 
     Secrets have no flags, because every user of the machine can see command lines. They are read from the variables
-    ARLARENA_ENVIRONMENT_TOKEN, ARLARENA_INFERENCE_API_KEY and REDIS_PASSWORD. A variable with the same name and the
-    ending _FILE can give the path of a file with the secret instead.
+    ARLARENA_ENVIRONMENT_TOKEN, ARLARENA_INFERENCE_API_KEY and REDIS_PASSWORD. A secret can also be in a file. The
+    variable with the same name and the ending _FILE then contains the path of the file.
     """
 
     environment_url: str = "http://127.0.0.1:8000"
@@ -176,7 +176,11 @@ def load_evaluation(path: Path | None, flags: dict[str, Any] | None = None) -> E
 
 
 def load_addresses(flags: dict[str, str | None]) -> Addresses:
-    """Returns the addresses from the flags, else from environment variables, else the defaults on 127.0.0.1."""
+    """Returns the addresses. A flag overrides an environment variable. The defaults are addresses on 127.0.0.1.
+
+    Raises:
+        ConfigError: a value is invalid.
+    """
     given = {key: value for key, value in flags.items() if value is not None}
     values = {**variables_of(os.environ, "ARLARENA_", Addresses), **given}
     if url := values.get("redis_url"):
@@ -214,12 +218,17 @@ def tokenizer_source(path: Path | None, flag: str | None) -> str:
     policy = load_part(path, "policy", PolicyKeys)
     source = policy.tokenizer or policy.path
     if source is None:
-        raise ConfigError(f"{path or 'command line'}: no tokenizer; give --tokenizer DIRECTORY or set path in [policy]")
+        raise ConfigError(
+            f"{path or 'command line'}: no tokenizer; either give --tokenizer DIRECTORY or set [policy] path"
+        )
     return source
 
 
 def api_key(variable: str) -> str | None:
-    """Returns the API key in the environment variable `variable`. Messages and logs mask the key."""
+    """Returns the API key in the environment variable `variable`, or None if the variable is not set.
+
+    Messages and logs mask the key.
+    """
     return secret_from(os.environ, variable)
 
 

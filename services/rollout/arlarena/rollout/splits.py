@@ -26,8 +26,8 @@ async def check_environment(environments: EnvironmentClient, wanted: Environment
     info, url = await environments.info(), environments.url
     if wanted.name not in ("", info.name):
         raise ConfigError(
-            f"[environment] name = {wanted.name!r}, but the environment server at {url} serves {info.name!r}: change "
-            f"name, or give the address of another server with --environment-url"
+            f"[environment] name = {wanted.name!r}, but the environment server at {url} serves {info.name!r}: either "
+            f"change [environment] name, or give the address of another server with --environment-url"
         )
     if options := differing_options(info, wanted):
         log.warning("other_environment_options", url=url, options=options)
@@ -35,9 +35,9 @@ async def check_environment(environments: EnvironmentClient, wanted: Environment
 
 
 def differing_options(info: Info, wanted: EnvironmentKeys) -> dict[str, dict[str, Any]]:
-    """Returns the options whose value differs between configuration and server, with both values.
+    """Returns the options that have different values in the configuration and on the server, with both values.
 
-    Only booleans, numbers and strings are compared. The server may report lists and tables in a different form.
+    The function compares only booleans, numbers and strings. For lists and tables, the server's form may differ.
     """
     plain = (bool, int, float, str)
     return {
@@ -50,9 +50,9 @@ def differing_options(info: Info, wanted: EnvironmentKeys) -> dict[str, dict[str
 def drawn_indices(split: Split, first: int, count: int, seed: int) -> Sequence[int]:
     """Returns the indices of at most `count` different tasks of a split.
 
-    In a finite split, the first tasks of a file may all be of one kind. The tasks are therefore shuffled (`TaskOrder`
-    with `seed`). The function returns the indices at the positions `first`, `first` + 1, … of this order, up to the end
-    of the split. An endless split is not shuffled: the function returns the indices `first`, `first` + 1, …
+    The first tasks of a finite split may all be of one kind, so the function shuffles the tasks (`TaskOrder` with
+    `seed`). It returns the indices at the positions `first`, `first` + 1, … of this order, up to the end of the split.
+    An endless split is not shuffled: the function returns the indices `first`, `first` + 1, …
 
     Raises:
         ConfigError: `first` is not below the split's size.

@@ -116,9 +116,9 @@ class Tokens:
         """Returns the token ids between two responses: the template's end of the assistant turn, `message` as the
         next user message, and the generation prompt.
 
-        `response_ids`: the ids of the first response. The template could change a rendered response: Qwen3's template
-        removes thoughts from earlier turns. The response is therefore not rendered. If the response already ends with
-        the end-of-turn token, the returned ids do not repeat this token.
+        `response_ids`: the ids of the response before `message`. The template could change a rendered response: Qwen3's
+        template removes thoughts from earlier turns. The response is therefore not rendered. If the response already
+        ends with the end-of-turn token, the returned ids do not repeat this token.
 
         Raises:
             TokenizerError: the template does not support conversations of several turns.

@@ -1,8 +1,9 @@
 """The worker leases groups, plays their episodes concurrently in one event loop, and publishes complete groups.
 
-The worker renews a lease while it plays the group. If a service fails, the worker returns the group to the queue
-without a score, and the queue delivers the group again. If a worker is killed, its leases expire, and other workers
-play its groups.
+The worker renews a lease while it plays the group. If a service is unavailable, the worker returns the group to the
+queue without a score, and the queue delivers the group again. After `max_deliveries` deliveries, the group becomes a
+dead letter: it is not played again. If a service refuses a request, the group becomes a dead letter at once. If a
+worker is killed, its leases expire, and other workers play its groups.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ PolicyFactory = Callable[[Sampling], Policy]
 
 
 def version_range(trajectories: Iterable[Trajectory]) -> tuple[PolicyVersion, PolicyVersion] | None:
-    """Returns the oldest and the newest version that sampled a token, ordered by step.
+    """Returns (oldest, newest): the versions with the lowest and the highest step that sampled a token.
 
     Returns None if no token was sampled.
     """
@@ -43,10 +44,11 @@ async def play_group(
 ) -> Group:
     """Play all episodes of one group concurrently. Returns the group.
 
-    `finished` is called after the session of each episode is closed.
+    The function calls `finished` once for each episode, after it has closed the episode's session.
 
     Raises:
-        InfraFailure, ServiceError: an episode failed. The other episodes of the group are cancelled.
+        InfraFailure, ServiceError: the sessions could not be opened, or an episode failed. If an episode failed, the
+            other episodes of the group are cancelled.
     """
     slots = await runner.open(group_task.size)
 
@@ -91,8 +93,8 @@ class WorkerCounters:
     """Counters of a worker since its start.
 
     Counters of groups: `completed`: this worker published the group. `duplicates`: another worker had already published
-    the group. `failed`: a service failed. `lost`: the lease expired. `released`: the worker stopped and returned the
-    group to the queue.
+    the group. `failed`: a service was unavailable or refused a request. `lost`: the lease expired. `released`: the
+    worker stopped and returned the group to the queue.
 
     `episodes`, `turns` and `response_tokens`: totals of the groups in `completed` and `duplicates`. `started`: start
     time of the worker on the monotonic clock, in seconds.
@@ -182,8 +184,9 @@ class Worker:
     def _load(self) -> float:
         """Returns the load of this worker in groups. A group counts as its fraction of unfinished episodes.
 
-        A group that waits for its slowest episode therefore leaves room for other groups. A group that is being
-        published counts as 1. This rule limits the number of groups in memory while the broker is full.
+        A group that waits for its slowest episode therefore leaves room for other groups. If a group has no unfinished
+        episode, the worker publishes it, and it counts as 1. This rule limits the number of groups in memory while the
+        broker is full.
         """
         return sum(
             active.episodes_left / active.lease.task.size if active.episodes_left else 1.0
@@ -211,7 +214,11 @@ class Worker:
                 task.result()
 
     async def _serve(self, active: ActiveGroup) -> None:
-        """Play and publish one group. If a service fails, put the group back into the queue."""
+        """Play and publish one group.
+
+        If a service is unavailable, return the group to the queue. After the last delivery, or if a service refuses a
+        request, the group becomes a dead letter instead.
+        """
         started, lease, group_task = time.monotonic(), active.lease, active.lease.task
 
         def finished() -> None:
@@ -268,7 +275,7 @@ class Worker:
                     task.cancel()
 
     async def _report_loop(self, stop: asyncio.Event) -> None:
-        """Log the counters, touch the heartbeat file, and look for the stop file at regular intervals."""
+        """Every `report_every_s`, log the counters and touch the heartbeat file. Set `stop` if the stop file exists."""
         settings = self._settings
         while True:
             await asyncio.sleep(settings.report_every_s)

@@ -209,7 +209,7 @@ def test_two_outcomes_of_a_group_are_found(run: Path, servers: Callable[[str], s
     ("outcome", "text"),
     [
         (None, "g000003 was issued, but has no outcome"),
-        (["trained", 0], "step 1 trained on 3 groups in the ledger, but 2"),
+        (["trained", 0], "step 1 trained on 3 groups according to the ledger, but on 2"),
         (["trained", 9], "after the checkpoint"),
     ],
 )

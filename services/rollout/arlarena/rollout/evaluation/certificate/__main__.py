@@ -36,19 +36,19 @@ LISTED = 10
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program(PROGRAM), description=(__doc__ or "").partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    checking = "check a training run and write its certificate: disjoint tasks, versions, digests, lineage, replay"
+    checking = "check a training run and write its certificate: tasks, versions, digests, outcomes of groups, replay"
     verifying = commands.add_parser("verify", help=checking, description=checking, prog=program(f"{PROGRAM} verify"))
     verifying.add_argument("run", type=Path, help="directory of a training run, for example runs/demo")
-    number = f"episodes of each file to replay; 0: all (default: {PER_FILE})"
+    number = f"number of episodes to replay from each file; 0: all episodes (default: {PER_FILE})"
     verifying.add_argument("--replay", type=int_at_least(0), default=PER_FILE, metavar="N", help=number)
-    verifying.add_argument("--seed", type=int, default=0, help="seed for the choice of these episodes (default: 0)")
+    verifying.add_argument("--seed", type=int, default=0, help="seed of the choice of these episodes (default: 0)")
     verifying.add_argument("--out", type=Path, help=f"file of the certificate (default: RUN/{CERTIFICATE})")
-    judging = "judge recorded episodes again on the current environment, without inference"
+    judging = "judge recorded episodes again with the current environment, without inference"
     rescoring = commands.add_parser("rescore", help=judging, description=judging, prog=program(f"{PROGRAM} rescore"))
     rescoring.add_argument("directory", type=Path, help="directory of a training run or of an evaluation")
     rescoring.add_argument("--out", type=Path, help=f"result file (default: DIRECTORY/{RESCORED})")
     for each in (verifying, rescoring):
-        url = "a running environment server (default: start one with the recorded options)"
+        url = "URL of a running environment server (default: start a server with the recorded options)"
         each.add_argument("--environment-url", metavar="URL", help=url)
     return parser
 
@@ -71,7 +71,7 @@ async def _rescore(args: argparse.Namespace, console: Console) -> int:
 
 
 def show_rescored(result: Rescored, console: Console) -> None:
-    """Print one line for each file, and the first changed tasks."""
+    """Print a table with one row for each file, and the first `LISTED` tasks with a changed judgement."""
     shown = FigureTable(["judged", "success\nbefore", "success\nnow", "changed", "diverged", "unfinished"])
     for each in result.files:
         shares = (

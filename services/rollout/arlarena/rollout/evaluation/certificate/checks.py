@@ -15,7 +15,8 @@ from arlarena.proto.text.wording import counted, printable
 # compare, for example no behaviour cloning. `passed`: at least one thing was compared, without a failure.
 Verdict = Literal["passed", "failed", "not checked", "not applicable"]
 STYLES: dict[Verdict, str] = {"passed": "green", "failed": "bold red", "not checked": "yellow", "not applicable": "dim"}
-# The table shows at most this many failures of a check, and this many reasons. certificate.json contains all.
+# For each check, the table shows at most this many failures, and at most this many texts of `not_checked`.
+# certificate.json contains all of them.
 SHOWN = 5
 
 
@@ -23,13 +24,13 @@ class Evidence(msgspec.Struct):
     """Collects the evidence of one check.
 
     Attributes:
-        name: the claim.
+        name: the claim that the check tests.
         unit: the unit of `checked` in the singular, for example "episode".
         checked: number of things that were compared.
         failures: one text for each failure. The text names the task, the file or the group.
         not_checked: one text for each impossible comparison, with the reason.
         notes: other facts.
-        applies: False if the run has nothing to compare.
+        applies: False if the run has nothing to compare; the verdict is then "not applicable".
     """
 
     name: str
@@ -85,7 +86,7 @@ class Certificate(msgspec.Struct, frozen=True):
 
 
 def all_passed(checks: Iterable[Evidence]) -> bool:
-    """Returns whether a certificate passes. If a check could not be done, the certificate does not pass."""
+    """Returns True if at least one check passed, and all other checks passed or do not apply."""
     verdicts = [check.verdict for check in checks]
     return "passed" in verdicts and not {"failed", "not checked"} & set(verdicts)
 

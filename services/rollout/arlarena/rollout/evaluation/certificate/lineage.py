@@ -15,14 +15,17 @@ from arlarena.proto.trajectory import Group, Task, encode
 from arlarena.rollout.evaluation.certificate.checks import Evidence
 from arlarena.rollout.evaluation.certificate.run_files import RepeatedKeys, RunFiles
 
-# Outcomes of groups in the batch of a step. `skipped`: the update with this batch was not finite.
+# Outcomes of groups in the batch of a step. `skipped`: the loss or the gradient was not finite, so no update was made.
 IN_BATCH = frozenset({"trained", "skipped"})
 
 Lineage = dict[str, tuple[str, int]]
 
 
 def check_lineage(run: RunFiles) -> Evidence:
-    """Check the ledger of the newest checkpoint, and compare it with older checkpoints and the metrics of each step."""
+    """Check the ledger of the newest checkpoint. Compare it with the older ledgers, and with metrics.jsonl.
+
+    A ledger lists the outcome of each group.
+    """
     evidence = Evidence("each group has exactly one outcome", "group")
     state = run.newest_state
     if state is None:
@@ -60,7 +63,7 @@ def _ledger_faults(run: RunFiles, state: dict[str, Any], lineage: Lineage) -> It
         elif group in still_open and group in lineage:
             yield f"{group} is open, but was {lineage[group][0]} in step {lineage[group][1] + 1}"
     for group in sorted((still_open.keys() | lineage.keys()) - issued.keys()):
-        yield f"{group} has an outcome, but was never issued"
+        yield f"{group} is in the ledger, but was never issued"
     finished = json.loads((run.path / "run.json").read_text()).get("finished", False)
     if finished and still_open:
         yield f"the run is finished, but {counted(len(still_open), 'group')} have no outcome: {min(still_open)}, …"
@@ -72,11 +75,15 @@ def _ledger_faults(run: RunFiles, state: dict[str, Any], lineage: Lineage) -> It
 def _changed_outcomes(run: RunFiles, name: str, older: Lineage, newest: Lineage) -> Iterator[str]:
     for group, outcome in older.items():
         if newest.get(group) != outcome:
-            yield f"{group} was {outcome[0]} in step {outcome[1] + 1} in {name}, but is {newest.get(group)} at the end"
+            yield f"{name} has {group} {_text(outcome)}, but the newest checkpoint has it {_text(newest.get(group))}"
+
+
+def _text(outcome: tuple[str, int] | None) -> str:
+    return "without an outcome" if outcome is None else f"{outcome[0]} in step {outcome[1] + 1}"
 
 
 def _metric_faults(run: RunFiles, lineage: Lineage) -> Iterator[str]:
-    """Compare the number of groups in the batch of each step with metrics.jsonl."""
+    """Compare the number of groups in each step's batch with metrics.jsonl. Yield one text for each difference."""
     path = run.path / "metrics.jsonl"
     if not path.is_file():
         return
@@ -90,14 +97,15 @@ def _metric_faults(run: RunFiles, lineage: Lineage) -> Iterator[str]:
     for record in records:
         wanted, found = record["groups_kept"] + record["groups_backfilled"], batches[record["step"] - 1]
         if record["step"] <= last and found != wanted:
-            yield f"step {record['step']} trained on {found} groups in the ledger, but {wanted:g} in metrics.jsonl"
+            ledger = f"step {record['step']} trained on {found} groups according to the ledger"
+            yield f"{ledger}, but on {wanted:g} groups according to metrics.jsonl"
 
 
 def check_batches(run: RunFiles) -> Evidence:
-    """Check each recorded batch.
+    """Check each recorded batch of a step.
 
-    The groups of a batch must have been trained in its step and in no other step. Their tasks must be those of the task
-    order. The weights that sampled the groups must be versions of the run.
+    The step must have trained on each group of the batch, and no other step may have done so. Each group must have the
+    task that the task order gives to the group. The weights that sampled the group must be versions of the run.
     """
     evidence = Evidence("recorded batches agree with the lineage", "group")
     state = run.newest_state
@@ -124,9 +132,9 @@ def check_batches(run: RunFiles) -> Evidence:
 
 
 def _content(group: Group) -> bytes:
-    """Returns a hash of the group without ids.
+    """Returns a hash of the group without the ids of the group and its episodes.
 
-    The hash includes measured durations. Groups with equal hashes are therefore copies.
+    The hash includes measured durations. Two groups with the same hash are therefore copies of each other.
     """
     episodes = tuple(msgspec.structs.replace(trajectory, id="") for trajectory in group.trajectories)
     return hashlib.blake2b(

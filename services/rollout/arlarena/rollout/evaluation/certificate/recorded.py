@@ -1,4 +1,4 @@
-"""Converts the recorded episodes of all files to `RecordedEpisode`. A policy plays their replies again.
+"""Reads recorded episodes from all kinds of files. The policy `RecordedReplies` plays their replies again.
 
 groups/*.msgpack, demonstrations.msgpack, validation.msgpack     `trajectory.Group`, with token ids
 episodes/*.jsonl                                                 `episode_lines.EpisodeLine`, without token ids
@@ -32,8 +32,8 @@ class RecordedEpisode:
         name: name of the episode within the file, for example "g000003 member 2".
         task: the task, with the seed of its reset.
         trajectory: the recorded trajectory. If token ids are not recorded, all token fields are empty.
-        has_tokens: whether the token ids of prompts and replies are recorded.
-        has_keys: whether keys of observations and images are recorded.
+        has_tokens: True if the token ids of prompts and replies are recorded.
+        has_keys: True if the keys of observations and of images are recorded.
         final_observation: the last observation, or None if it is not recorded.
     """
 
@@ -58,7 +58,7 @@ def group_episodes(source: str, groups: list[Group]) -> Iterator[RecordedEpisode
 
 
 def evaluation_episodes(source: str, path: Path, environment: str, seed: int) -> Iterator[RecordedEpisode]:
-    """Yield the episodes of a file from `rollout.evaluate.write_episodes`. `seed`: seed of the resets."""
+    """Yield the episodes of a file that `rollout.evaluate.write_episodes` wrote. `seed`: seed of the resets."""
     for line in path.read_bytes().splitlines():
         record: dict[str, Any] = msgspec.json.decode(line)
         split, index, _ = record["id"].rsplit("-", 2)
@@ -79,7 +79,7 @@ def evaluation_episodes(source: str, path: Path, environment: str, seed: int) ->
 
 
 def attempt_episode(source: str, attempt: AttemptRecord, environment: str, seed: int) -> RecordedEpisode:
-    """Returns an evaluation's attempt as a recorded episode. `environment`: the environment's name on the server."""
+    """Converts an attempt to a recorded episode. `environment`: the name of the attempt's environment on the server."""
     turns = [msgspec.to_builtins(turn) | {"finish_reason": _finish(turn.finish)} for turn in attempt.turns]
     trajectory = Trajectory(
         id=str(attempt.key),

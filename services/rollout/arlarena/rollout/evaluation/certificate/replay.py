@@ -21,7 +21,7 @@ from arlarena.rollout.play_all import EvalResults, play_all
 from arlarena.rollout.runner import Runner
 from arlarena.rollout.tokens import Tokens
 
-# The compared fields of a turn. Every file has `FIELDS`. Only files of groups have `KEY_FIELDS` and `TOKEN_FIELDS`.
+# The compared fields of a turn. All files record `FIELDS`. Only files of groups record `KEY_FIELDS` and `TOKEN_FIELDS`.
 FIELDS = ("observation", "state_key", "reward", "action", "action_valid", "format_valid", "no_action")
 KEY_FIELDS = ("observation_key", "images")
 TOKEN_FIELDS = ("new_prompt_ids", "reset")
@@ -41,7 +41,7 @@ def sample(episodes: Sequence[RecordedEpisode], per_file: int, seed: int) -> lis
 
 
 async def play_recorded(runner: Runner, episodes: list[RecordedEpisode], tokens: Tokens | None) -> EvalResults:
-    """Play the recorded replies of each episode. Returns the new episodes and errors, by position in `episodes`.
+    """Play the recorded replies of each episode. Returns the new episodes and the errors, by position in `episodes`.
 
     Raises:
         Refused: the environment lacks the task of an episode. The caller must remove such episodes first.
@@ -56,9 +56,10 @@ async def play_recorded(runner: Runner, episodes: list[RecordedEpisode], tokens:
 async def check_replay(
     runner: Runner, episodes: Sequence[RecordedEpisode], tokens: Tokens | None, total: int
 ) -> Evidence:
-    """Replay `episodes`, and compare observations, rewards, keys and endings. `total`: number of episodes in all files.
+    """Replay `episodes`. Compare the recorded observations, rewards, keys and endings with those of the replay.
 
-    Episodes without a turn are left out.
+    Episodes without a turn are left out. `tokens`: None if the tokenizer cannot be read; prompts are then not compared.
+    `total`: number of recorded episodes in all files, for a note.
     """
     evidence = Evidence("sampled episodes replay byte for byte", "episode")
     chosen = [episode for episode in episodes if episode.trajectory.turns]
@@ -80,7 +81,7 @@ async def check_replay(
 
 
 def differences(recorded: RecordedEpisode, again: EpisodeRecord, *, with_tokens: bool) -> Iterator[str]:
-    """Yield a text for each recorded value that differs from the new one, in the order of the episode."""
+    """Yield a text for each recorded value that differs from the value in the replay, in the order of the episode."""
     old, new = recorded.trajectory, again.trajectory
     names = FIELDS + (KEY_FIELDS if recorded.has_keys else ())
     names += TOKEN_FIELDS if with_tokens and recorded.has_tokens else ()
@@ -114,9 +115,9 @@ def _faults(trajectory: Trajectory) -> set[str]:
 
 
 def _ended_by_prompt(trajectory: Trajectory) -> bool:
-    """Returns whether a policy fault ended the recorded episode.
+    """Returns True if a policy fault ended the recorded episode, for example a prompt that was too long.
 
-    If a prompt was too long, the replay also has no further reply, and this is not a difference.
+    The replay of this episode also ends without a further reply. This is not a difference.
     """
     return bool(_faults(trajectory)) and trajectory.outcome == "policy_error"
 

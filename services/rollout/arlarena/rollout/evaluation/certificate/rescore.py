@@ -51,12 +51,14 @@ class RescoredEpisode(msgspec.Struct, frozen=True):
     """One episode of `rescored.json`.
 
     Attributes:
-        source, episode, task: as in `RecordedEpisode`.
+        source: the file of the episode.
+        episode: name of the episode within the file.
+        task: id of the task.
         old: the recorded judgement.
         new: the judgement of the current environment, or None if the episode could not be played.
         diverged: True if an observation differs from the record.
         unfinished: True if the episode continues after the last recorded reply. `new` then judges the last state.
-        problem: why `new` is None, else "".
+        problem: the reason why the episode could not be played; "" if it was played.
     """
 
     source: str
@@ -70,14 +72,15 @@ class RescoredEpisode(msgspec.Struct, frozen=True):
 
     @property
     def changed(self) -> bool:
-        """Whether success, score or total reward differ."""
+        """True if the new success, score or total reward differs from the recorded value."""
         return self.new is not None and self.new != self.old
 
 
 class RescoredFile(msgspec.Struct, frozen=True):
     """Counts of the episodes of one file.
 
-    `success_old`, `success_new`: success rates in [0, 1] of the episodes with both judgements; None if there are none.
+    `judged`: number of episodes with a new judgement. `success_old`, `success_new`: the recorded and the new success
+    rate of these episodes, in [0, 1]. Both are None if `judged` is 0.
     """
 
     source: str
@@ -108,7 +111,7 @@ class RescoreRequest:
 
     Attributes:
         directory: directory of a training run or of an evaluation.
-        url: URL of a running environment server; None: start one with the recorded options.
+        url: URL of a running environment server; None: start a server with the recorded options.
         out: the result file; None: rescored.json in the directory.
     """
 
@@ -121,7 +124,7 @@ async def rescore(request: RescoreRequest, log: Logger) -> Rescored:
     """Judge all recorded episodes again, and write the result.
 
     Raises:
-        EvaluationError: the directory has no records, or an environment server does not start.
+        EvaluationError: the directory cannot be judged (the message says why), or an environment server does not start.
         ServicesDown: an environment server is unavailable.
         Refused: an environment server refuses a request.
     """
@@ -159,11 +162,13 @@ async def _rescore_evaluation(
     plan = results.plan
     if foreign := [one.name for one in plan.environments if one.parser == PARSER_VERSION]:
         raise EvaluationError(
-            f"{request.directory}: {foreign[0]} is an OpenEnv environment; only environments of ARLArena are rescored"
+            f"{request.directory}: {foreign[0]} is an OpenEnv environment; only environments of ARLArena can be judged "
+            f"again"
         )
     if request.url is not None and len(plan.environments) > 1:
         raise EvaluationError(
-            "--environment-url gives one environment, but the evaluation has several: leave out --environment-url"
+            "--environment-url is the URL of one environment, but the evaluation has several environments: leave out "
+            "--environment-url"
         )
     served, episodes = [], []
     for planned in plan.environments:
@@ -179,7 +184,11 @@ async def _rescore_evaluation(
 
 
 def environment_name(planned: EnvironmentPlan) -> str:
-    """Returns the environment's name: from the standard set, else the name in the plan without its final number."""
+    """Returns the name of the planned environment on the server.
+
+    If the plan has a standard set, this is the environment of the set. Otherwise, it is the name in the plan without
+    the final number (`sokoban-2` becomes `sokoban`).
+    """
     return find_set(planned.set).environment if planned.set else re.sub(r"-\d+$", "", planned.name)
 
 

@@ -44,7 +44,7 @@ class EvaluationFile:
 
     @property
     def tasks(self) -> list[Task]:
-        """All tasks of the set, including tasks whose episodes failed."""
+        """All tasks of the evaluation, including tasks without a finished attempt."""
         chosen = self.result["eval_set"]
         indices = range(chosen["first"], chosen["first"] + chosen["n"])
         return [Task(self.result["environment"], chosen["split"], index, chosen["seed"]) for index in indices]
@@ -61,7 +61,8 @@ class EvaluationFile:
 class RunFiles:
     """The files of one run.
 
-    `unreadable`: why a file could not be read, by the file's path within the run. The caller must report these files.
+    `unreadable`: the reason why a file could not be read, by the path of the file within the run. The caller must
+    report these files.
     """
 
     path: Path
@@ -69,7 +70,9 @@ class RunFiles:
 
     def __post_init__(self) -> None:
         if not (self.path / "run.json").is_file() or not self.config.is_file():
-            raise EvaluationError(f"{self.path} is not the directory of a training run (no run.json and config.toml)")
+            raise EvaluationError(
+                f"{self.path} is not the directory of a training run: it must contain run.json and config.toml"
+            )
 
     @property
     def config(self) -> Path:
@@ -87,7 +90,7 @@ class RunFiles:
 
     @cached_property
     def evaluations(self) -> list[EvaluationFile]:
-        """The evaluations of the run, by label."""
+        """The evaluations of the run, sorted by label."""
         found = []
         for path in sorted((self.path / "eval_sets").glob("*.json")):
             try:
@@ -100,7 +103,7 @@ class RunFiles:
 
     @cached_property
     def cloning(self) -> dict[str, list[Group]]:
-        """The demonstrations, by file. Empty if the run has no behaviour cloning."""
+        """The demonstrations, by the name of their file. Empty if the run has no behaviour cloning."""
         paths = (self.path / name for name in CLONING_FILES)
         return {path.name: self._groups(path) for path in paths if path.is_file()}
 
@@ -140,9 +143,10 @@ class RunFiles:
 
     @cached_property
     def newest_state(self) -> dict[str, Any] | None:
-        """The content of state.json of the newest checkpoint. If a key occurs twice, its last value counts.
+        """The content of state.json of the newest checkpoint, or None.
 
-        None if the run has no checkpoint, or if the file cannot be read.
+        It is None if the run has no checkpoint, or if the file cannot be read. If an object of the file has a key
+        twice, the last value counts.
         """
         if not self.checkpoints:
             return None
@@ -171,7 +175,7 @@ class RunFiles:
         return {group_id(n): Task(environment, order.split, order.index(n), order.seed) for n in numbers}
 
     def episodes(self) -> list[RecordedEpisode]:
-        """Returns all recorded episodes: cloning, training and evaluation."""
+        """Returns all recorded episodes of behaviour cloning, training and evaluation."""
         found: list[RecordedEpisode] = []
         for source, groups in {**self.cloning, **self.recorded}.items():
             found += group_episodes(source, groups)

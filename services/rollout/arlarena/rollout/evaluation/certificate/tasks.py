@@ -1,4 +1,6 @@
-"""Checks tasks by content: evaluation tasks are not used for training or cloning, and episodes start at their tasks.
+"""Checks the tasks of a run by their content.
+
+Evaluation tasks must not be used for training or for behaviour cloning. A recorded episode must start at its task.
 
 A run does not record the content of its training tasks. Environments are deterministic, so the content can be computed
 again: each task is reset once, and the environment reports the hash of the task's content.
@@ -19,8 +21,8 @@ from arlarena.rollout.evaluation.served import reset_tasks
 from arlarena.rollout.evaluation.sets.digest import tasks_digest
 from arlarena.rollout.runner import Runner
 
-# Number of tasks that are reset at a time. The limit bounds the memory for their episodes. Of each episode, only the
-# `FirstState` is kept.
+# Maximum number of tasks in one call of `reset_tasks`. It limits memory: `reset_tasks` returns complete episodes, but
+# only the `FirstState` of each episode is kept.
 CHUNK = 1024
 
 
@@ -36,7 +38,7 @@ class FirstState:
 
 @dataclass(frozen=True, slots=True)
 class UsedTask:
-    """A task of training or cloning. `used_by`: name of the group or the demonstration, for messages."""
+    """A task of training or of behaviour cloning. `used_by`: name of the group or the demonstration, for messages."""
 
     task: Task
     used_by: str
@@ -64,7 +66,7 @@ def cloning_tasks(run: RunFiles) -> list[UsedTask]:
 
 
 def missing_reason(task: Task, info: Info) -> str | None:
-    """Returns why the served environment does not have the task, or None if it has the task."""
+    """Returns the reason why the served environment `info` lacks the task. Returns None if it has the task."""
     split = next((split for split in info.splits if split.name == task.split), None)
     if task.environment != info.name:
         return f"the environment is {info.name}"
@@ -94,7 +96,7 @@ async def first_states(runner: Runner, tasks: Iterable[Task]) -> dict[Task, Firs
 
 
 def check_eval_tasks(evaluations: Sequence[EvaluationFile], states: FirstStates) -> Evidence:
-    """Compare the recorded digest of each evaluation's tasks with the digest of the same tasks on the server."""
+    """Compare the recorded digest of each evaluation's tasks with the digest of these tasks on the server."""
     evidence = Evidence("evaluation tasks are those of the record", "evaluation")
     for evaluation in evaluations:
         played = evaluation.played
@@ -113,9 +115,10 @@ def check_eval_tasks(evaluations: Sequence[EvaluationFile], states: FirstStates)
 def check_disjoint(
     name: str, evaluated: Sequence[Task], used: Sequence[UsedTask], states: FirstStates, info: Info
 ) -> Evidence:
-    """Check that no used task has the index or the content of an evaluation task.
+    """Check that no task in `used` is an evaluation task: it must have another index and another content.
 
-    `Evidence.checked` is the number of distinct used tasks.
+    `evaluated`: the evaluation tasks. `used`: the tasks of training or of behaviour cloning. `Evidence.checked` is the
+    number of distinct tasks in `used` with a content key. It is 0 if no evaluation task has a content key.
     """
     evidence = Evidence(name, "task")
     held_out = {states[task].content_key: task for task in evaluated if task in states and states[task].content_key}
@@ -142,10 +145,9 @@ def check_disjoint(
 
 
 def shared_note(cloning: Sequence[UsedTask], training: Sequence[UsedTask], states: FirstStates) -> str:
-    """Returns a sentence with the number of distinct content keys that cloning and training share.
+    """Returns a sentence with the number of distinct content keys that behaviour cloning and training share.
 
-    Tasks without a content key are ignored. The policy learns from cloning tasks and from training tasks, so shared
-    tasks are not a failure.
+    Tasks without a content key are ignored. A shared task is not a failure, because the policy may learn from both.
     """
     trained = {states[one.task].content_key for one in training if one.task in states}
     shared = {key for one in cloning if one.task in states and (key := states[one.task].content_key) and key in trained}
@@ -153,7 +155,7 @@ def shared_note(cloning: Sequence[UsedTask], training: Sequence[UsedTask], state
 
 
 def check_starts(episodes: Sequence[RecordedEpisode], states: FirstStates, evaluated: Sequence[Task]) -> Evidence:
-    """Check that the first recorded state of every episode is the state after the reset of its task.
+    """Check that the first recorded state of every episode is the state of its task after a reset.
 
     This check finds episodes that were recorded under the name of another task. If the first observation belongs to an
     evaluation task, the failure names this evaluation task.

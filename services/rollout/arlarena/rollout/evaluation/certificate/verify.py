@@ -45,7 +45,7 @@ from arlarena.rollout.tokens import TokenizerError, Tokens
 
 SCHEMA = 1
 CERTIFICATE = "certificate.json"
-# Default number of replayed episodes of each file.
+# Default number of episodes that are replayed from each file.
 PER_FILE = 64
 
 
@@ -55,10 +55,10 @@ class VerifyRequest:
 
     Attributes:
         run: directory of the run.
-        url: URL of a running environment server; None: start one with the options of the run.
-        per_file: number of episodes of each file to replay; 0: all.
-        seed: seed for the choice of these episodes.
-        out: file of the certificate; None: certificate.json in the run.
+        url: URL of a running environment server; None: start a server with the options of the run.
+        per_file: number of episodes to replay from each file; 0: all episodes.
+        seed: seed of the choice of these episodes.
+        out: file of the certificate; None: certificate.json in the run's directory.
     """
 
     run: Path
@@ -125,7 +125,7 @@ def _tokens(run: RunFiles, info: Info) -> Tokens | None:
 
 
 def _file_checks(run: RunFiles, info: Info) -> list[Evidence]:
-    """Do the checks that need only files, and report files that could not be read."""
+    """Do the checks that need only files. The last check reports the files that could not be read."""
     named: Sequence[tuple[str, str, Callable[[], Evidence]]] = (
         ("environment, template and parser are those of the run", "record", partial(check_versions, run, info)),
         ("policy digests are those of the weights", "weights file", partial(check_weights, run)),
@@ -152,7 +152,7 @@ def _files_read(run: RunFiles) -> int:
 
 
 def check_versions(run: RunFiles, info: Info) -> Evidence:
-    """Compare the environment, template and parser in every record of the run with those of the server."""
+    """Compare the recorded environment, template, parser and options with those of the server."""
     evidence = Evidence("environment, template and parser are those of the run", "record")
     now = ServedEnvironment.of(info)
     for source, recorded in _recorded_environments(run):

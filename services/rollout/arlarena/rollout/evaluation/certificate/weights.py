@@ -1,4 +1,4 @@
-"""Checks policy digests: hashes the tensors of versions and checkpoints again, and compares with the records."""
+"""Checks policy digests: hashes the weights of versions and checkpoints, and compares the hashes with records."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from arlarena.proto.versions.directory import (
 from arlarena.rollout.evaluation.certificate.checks import Evidence
 from arlarena.rollout.evaluation.certificate.run_files import RunFiles
 
-# The incarnation of a policy server's first weights, before the trainer's first push.
+# `PolicyVersion.incarnation` of the weights with which a policy server starts, before the trainer's first push.
 INITIAL = "initial"
 
 
@@ -39,7 +39,7 @@ class CheckpointManifest(msgspec.Struct, frozen=True):
 
 
 def check_weights(run: RunFiles) -> Evidence:
-    """Compute the digest of each kept version and checkpoint from the weights. Compare it with all records."""
+    """Compute the digest of each kept version and checkpoint from its weights. Compare the digest with the records."""
     evidence = Evidence("policy digests are those of the weights", "weights file")
     known: dict[str, int] = dict((run.newest_state or {}).get("versions", {}))
     for path in run.versions:
@@ -54,7 +54,7 @@ def check_weights(run: RunFiles) -> Evidence:
 
 
 def version_faults(path: Path, known: dict[str, int]) -> Iterator[str]:
-    """Yield the faults of a version directory. `known`: steps of the versions in the newest checkpoint, by digest."""
+    """Yield the faults of a version directory. `known`: the step of each version of the run, by digest."""
     try:
         manifest = msgspec.json.decode((path / MANIFEST_FILE).read_bytes(), type=Manifest)
     except (msgspec.MsgspecError, OSError) as error:
@@ -88,9 +88,10 @@ def _file_fault(path: Path, blake3: str, size: int) -> str | None:
 
 
 def checkpoint_faults(run: RunFiles, path: Path, known: dict[str, int]) -> tuple[list[str], list[str]]:
-    """Returns two lists of texts: faults of a checkpoint, and reasons why a comparison was impossible.
+    """Returns (faults, unknown): texts about faults of a checkpoint, and reasons why its digest cannot be compared.
 
-    The weights of a checkpoint must have the digest of the version with the same step.
+    The weights of a checkpoint must have the digest of the version of its step. `known`: the step of each version in
+    the newest checkpoint, by digest.
     """
     try:
         manifest = msgspec.json.decode((path / MANIFEST_FILE).read_bytes(), type=CheckpointManifest)
@@ -114,9 +115,9 @@ def checkpoint_faults(run: RunFiles, path: Path, known: dict[str, int]) -> tuple
 
 
 def _other_dtype(run: RunFiles, weights: Path) -> str | None:
-    """Returns a text if published weights and checkpoint weights have different dtypes, or if no version is kept.
+    """Returns the reason why the digests of versions and checkpoints cannot be compared, or None if they can.
 
-    With different dtypes, the digests differ and cannot be compared.
+    They cannot be compared if no version is kept, or if checkpoint and versions have different dtypes.
     """
     if not run.versions:
         return "no version is kept"

@@ -71,7 +71,10 @@ def export(
         Path | None, typer.Option(metavar="FILE", help="Price file (TOML), instead of the built-in file.")
     ] = None,
 ) -> None:
-    """Write the attempts of an evaluation in other formats. Without an option, write summary and report again."""
+    """Write the attempts of an evaluation in other formats.
+
+    Without --csv, --parquet and --inspect, the command writes summary.json and report.html again.
+    """
     results = read_evaluation(directory)
     price = read_prices(prices).price(results.plan.model, results.plan.base_url)
     written: list[Path] = []

@@ -15,14 +15,15 @@ def dollars(usage: TokenUsage, price: ModelPrice | None, requests: int = 1) -> f
     - The price is unknown.
     - The vendor did not report the numbers of input and output tokens.
     - Tokens were read from a cache, and the price of cached tokens is unknown.
-    - The requests were longer than `price.input_up_to`.
+    - The mean number of input tokens of a request is above `price.input_up_to`.
 
-    If the vendor does not report cached or reasoning tokens, all tokens have the prices of input and output tokens.
+    If the vendor does not report the number of cached tokens, all input tokens have the price of input tokens. If the
+    vendor does not report the number of reasoning tokens, all output tokens have the price of output tokens.
 
     Args:
         usage: tokens of one or several requests.
         price: prices per million tokens.
-        requests: number of requests. The mean length of the requests is compared with `price.input_up_to`.
+        requests: number of requests.
     """
     if price is None or usage.input is None or usage.output is None:
         return None

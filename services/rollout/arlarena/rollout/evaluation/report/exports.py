@@ -15,7 +15,7 @@ from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.report.prices import ModelPrice
 from arlarena.rollout.evaluation.report.rows import COLUMNS, Cell, chat, metric_names, row
 
-# Attempts in one row group of a Parquet file. The attempts of a row group are in memory at the same time.
+# Number of attempts in a row group of a Parquet file. All attempts of a row group are in memory at the same time.
 GROUP = 256
 
 
@@ -41,7 +41,7 @@ def csv_text(results: EvaluationResults, price: ModelPrice | None) -> Iterator[s
 
 
 def write_csv(results: EvaluationResults, path: Path, price: ModelPrice | None = None) -> None:
-    """Write a CSV file in UTF-8. An existing file is replaced."""
+    """Write the CSV file `path` in UTF-8. An existing file is replaced."""
     with open_atomic(path) as file:
         for line in csv_text(results, price):
             file.write(line.encode("utf-8"))

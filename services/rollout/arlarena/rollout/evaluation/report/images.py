@@ -17,7 +17,10 @@ def media_type(name: str) -> str:
 
 
 def read_image(evaluation: Path, name: str) -> bytes | None:
-    """Returns the bytes of an image, or None if there is no such file. `evaluation`: directory of the evaluation."""
+    """Returns the bytes of an image. `evaluation`: directory of the evaluation.
+
+    Returns None if the name is not that of an image, or if the file cannot be read.
+    """
     if not _NAME.fullmatch(name):
         return None
     try:

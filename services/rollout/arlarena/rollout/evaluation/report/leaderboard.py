@@ -110,7 +110,7 @@ def task_set(results: EvaluationResults, plan: EnvironmentPlan) -> TaskSet:
     if missing:
         raise EvaluationError(
             f"{results.path} has no result for {len(missing)} of {len(plan.indices)} tasks of {plan.name}, for example "
-            f"task {missing[0]}. Resume this evaluation, or leave it out"
+            f"task {missing[0]}. Either resume this evaluation or leave it out"
         )
     tasks = json.dumps(sorted({contents[index] for index in plan.indices})).encode()
     digest = hashlib.blake2b(tasks, digest_size=8).hexdigest()
@@ -127,11 +127,11 @@ def row_name(results: EvaluationResults) -> str:
 
 
 def build(directories: Sequence[Path], summarise: Summarise) -> Leaderboard:
-    """Read evaluations and merge them.
+    """Read the evaluations in `directories` and merge them into one leaderboard.
 
     Raises:
-        EvaluationError: a directory has no finished evaluation, or two evaluations played different tasks under the
-            same name.
+        EvaluationError: a directory has no finished evaluation, or two evaluations have a set of tasks with the same
+            environment and label, but with different tasks.
     """
     rows, owners = [], dict[tuple[str, str], tuple[TaskSet, Path]]()
     for directory in directories:
@@ -143,7 +143,7 @@ def build(directories: Sequence[Path], summarise: Summarise) -> Leaderboard:
             if first.digest != tasks.digest:
                 raise EvaluationError(
                     f"{owner} and {directory} played different tasks of {plan.name} ({tasks.label}): their digests are "
-                    f"{first.digest} and {tasks.digest}. Make one leaderboard for each"
+                    f"{first.digest} and {tasks.digest}. Make a separate leaderboard for each evaluation"
                 )
             records = results.of(plan.name)
             figures[tasks] = environment_figures(plan, records, results.plan.attempts, summarise).all
@@ -158,7 +158,7 @@ def _rank(row: LeaderboardRow) -> tuple[float, str]:
 
 
 def cell(figures: GroupFigures | None) -> str:
-    """Returns text such as `41.7 (19.3 to 68.0)` and, in a second line, `n = 12, k = 4`; "-" if there is no success."""
+    """Returns two lines such as `41.7 (19.3 to 68.0)` and `n = 12, k = 4`. Returns "-" if no attempt is scored."""
     if figures is None or figures.success is None:
         return "-"
     bounds = f" ({interval(figures.ci95)})" if figures.ci95 else ""
@@ -194,7 +194,7 @@ def leaderboard_table(board: Leaderboard) -> Group:
     quoted = quoted_rows(board)
     for one in quoted:
         table.add(quoted_name(one), [quoted_cell(one, column.environment) for column in board.columns], "dim")
-    source = f"[quoted]: from the paper, {board.quoted.source}, on its tasks; not measured here."
+    source = f"[quoted]: figures of the paper, {board.quoted.source}, on the paper's tasks; not measured here."
     return Group(Text("Success in per cent (95 % interval)", "bold"), table, *([Text(source)] if quoted else []))
 
 

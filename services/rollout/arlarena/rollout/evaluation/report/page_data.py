@@ -26,7 +26,10 @@ OUTCOMES = {
 
 @dataclass(frozen=True, slots=True)
 class PageTurn:
-    """A turn. `images`: data URLs. `valid`: whether format and action are valid. `marks`: texts such as "no action"."""
+    """A turn on the page. `images`: data URLs. `marks`: texts such as "no action".
+
+    `valid`: True if both the format and the action are valid.
+    """
 
     observation: str
     response: str
@@ -39,7 +42,7 @@ class PageTurn:
 
 @dataclass(frozen=True, slots=True)
 class PageAttempt:
-    """An attempt. `outcome`: a key of `OUTCOMES`. `notes`: texts about left-out parts."""
+    """An attempt on the page. `outcome`: a key of `OUTCOMES`. `notes`: texts that say which parts are left out."""
 
     record: AttemptRecord
     outcome: str
@@ -50,16 +53,16 @@ class PageAttempt:
 
 
 def outcome(record: AttemptRecord) -> str:
-    """Returns the key of the outcome in `OUTCOMES`."""
+    """Returns the outcome of an attempt: a key of `OUTCOMES`."""
     if record.status != "ok":
         return record.status
     return "solved" if record.success else "failed"
 
 
 def fair_limit(sizes: Sequence[int], budget: int) -> int:
-    """Returns the largest limit that keeps the sum of min(size, limit) within `budget`.
+    """Returns the largest limit for which the sum of min(size, limit) over `sizes` is at most `budget`.
 
-    Only items above the limit are cut. Small items stay complete.
+    Items above the limit are cut, and smaller items stay complete. If all items fit, the limit is the largest size.
     """
     left, limit = budget, 0
     for place, size in enumerate(sorted(sizes)):
@@ -131,7 +134,7 @@ class PageBudget:
         return PageAttempt(record, outcome(record), error, shown, final, tuple(notes))
 
     def _take(self, text: str, room: int) -> tuple[str, int]:
-        """Returns `text`, cut to a quarter of `room`, and the remaining room. Both are in bytes on the page."""
+        """Cut `text` to a quarter of `room` (bytes on the page). Returns the text and the remaining room."""
         kept = cut(text, room // 4) if text else ""
         return kept, max(0, room - text_size(kept))
 

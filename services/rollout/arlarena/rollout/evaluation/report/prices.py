@@ -87,5 +87,5 @@ def _check(price: ModelPrice, origin: str) -> None:
     values = (price.input, price.output, price.reasoning, price.cached_input or 0.0)
     if not price.models or not all(0 <= value < float("inf") for value in values):
         raise EvaluationError(
-            f"{origin}: the row of {price.models or 'no model'} needs models and prices of at least 0"
+            f"{origin}: the row of {price.models or 'no model'} must have a model and finite prices of at least 0"
         )

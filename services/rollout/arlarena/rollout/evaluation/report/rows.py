@@ -54,7 +54,10 @@ def metric_names(results: EvaluationResults) -> list[str]:
 
 
 def attempt_dollars(record: AttemptRecord, price: ModelPrice | None) -> float | None:
-    """Returns the cost of an attempt: 0 if it has no requests (expert, random player), None if the cost is unknown."""
+    """Returns the cost of an attempt in dollars. Returns None if the cost is unknown.
+
+    The cost is 0 if the attempt has no requests, for example if the expert or the random player played it.
+    """
     return 0.0 if not record.requests else dollars(record.usage, price, record.requests)
 
 

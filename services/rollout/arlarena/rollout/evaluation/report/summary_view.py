@@ -57,9 +57,9 @@ class GroupFigures:
         success, score, turns: mean over tasks of each task's mean. `success` and `score` are in [0, 1]. None if no
             attempt is scored.
         ci95: 95 % confidence interval of `success`, clustered by task.
-        pass_at: `pass_at[j]` is the unbiased estimate of pass@j, for j = 1, 2, 4, … and the maximum number of attempts.
+        pass_at: `pass_at[j]` is the estimate of pass@j, for j = 1, 2, 4, … and a task's maximum number of attempts.
         errors: number of attempts without a score, by status.
-        behaviour: mean counts per attempt: see `behaviour.mean_behaviour`.
+        behaviour: mean counts per attempt (see `behaviour.mean_behaviour`).
     """
 
     n: int
@@ -106,7 +106,10 @@ def summarise_with(results_of: ResultsOf) -> Summarise:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentFigures:
-    """The figures of one environment of the plan. `kinds`: by kind of task, empty if there is at most one kind."""
+    """The figures of one environment of the plan.
+
+    `all`: the figures of all attempts. `kinds`: the figures of each kind of task; empty if there is only one kind.
+    """
 
     plan: EnvironmentPlan
     all: GroupFigures

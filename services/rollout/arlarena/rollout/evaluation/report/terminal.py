@@ -27,7 +27,7 @@ from arlarena.rollout.evaluation.statistics.paired import PairedComparison
 from arlarena.rollout.evaluation.totals import total_dollars, total_usage
 
 REFRESH_HZ = 4
-# The remaining time is estimated from this many recent attempts: enough to average noise, few enough to follow changes.
+# Number of recent attempts from which the remaining time is estimated. More attempts would follow changes too slowly.
 WINDOW = 200
 # Widths of the bar, and of the gap between the parts of a line, in columns of the terminal.
 BAR_WIDTH, MIN_BAR_WIDTH, GAP = 20, 5, 2
@@ -147,14 +147,15 @@ class EvaluationView:
 
     @property
     def finished(self) -> int:
-        """Number of finished attempts, including attempts before a resume."""
+        """Number of finished attempts, including those that finished before the evaluation was resumed."""
         return sum(map(len, self._records.values()))
 
     def add(self, record: AttemptRecord, *, earlier: bool = False) -> None:
-        """Count a finished attempt. `earlier`: True if it finished before a resume. The estimate of the remaining time
-        does not use earlier attempts.
+        """Count a finished attempt.
 
-        An attempt without a score is played again after a resume. Its new record then replaces the earlier record.
+        `earlier`: True if the attempt finished before the evaluation was resumed. The estimate of the remaining time
+        does not use these attempts. A resumed evaluation plays attempts without a score again. The new record of an
+        attempt replaces the earlier record.
         """
         self._records.setdefault(record.key.environment, {})[record.key] = record
         self._added[record.key.environment] += 1
@@ -172,7 +173,10 @@ class EvaluationView:
         self._print(text, "yellow")
 
     def tick(self) -> None:
-        """Print a line if the output is not a terminal and the last line is old. Call `tick` at regular intervals."""
+        """Print a line if the output is not a terminal and the last line is older than `plain_interval_s`.
+
+        Call `tick` at regular intervals.
+        """
         if not self._live and self._clock() - self._printed >= self._interval:
             self._printed_count = self.finished
             self._print(self.as_text())
@@ -203,7 +207,7 @@ class EvaluationView:
         return parts if left is None else [*parts, f"{duration(left)} left"]
 
     def _group(self, name: str) -> tuple[int, GroupFigures]:
-        """Returns the number of records and their figures.
+        """Returns (number of records, their figures) of the environment `name`.
 
         The display thread may call this method while `add` runs. The method therefore reads a copy of the records.
         """
@@ -244,7 +248,7 @@ def results_table(
 ) -> Group:
     """Returns the table of results: one row per environment, followed by one row for each kind of its tasks.
 
-    The table shows pass@k only for the largest k. The report and summary.json contain all values of k.
+    The table shows pass@k only for the largest k. report.html and summary.json contain pass@k for all values of k.
     """
     passes = sorted({k for one in environments for k in one.all.pass_at if k > 1})[-1:]
     errors = any(one.all.errors.get(status) for one in environments for status in one.all.errors)
@@ -281,7 +285,7 @@ def comparison_text(found: PairedComparison, names: Sequence[str]) -> str:
         f"worse on {found.worse:,}, equal on {equal:,}",
     ]
     if found.left_out:
-        lines.append(f"left out, because one of the evaluations has no result: {counted(found.left_out, 'task')}")
+        lines.append(f"left out: {counted(found.left_out, 'task')}, because one of the evaluations has no result")
     return "\n".join(lines)
 
 
@@ -306,7 +310,7 @@ def _notes(
     for one in environments:
         total.update(one.all.errors)
     if text := errors_text(total):
-        notes.append(f"Not scored: {text}. The same command plays these attempts again.")
+        notes.append(f"Not scored: {text}. To play these attempts again, repeat the command.")
     if any(record.requests for record in records):
         cost = total_dollars(attempt_dollars(record, price) for record in records)
         dated = f" (prices of {price.date})" if price and cost is not None else ""

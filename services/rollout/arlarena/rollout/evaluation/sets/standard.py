@@ -80,7 +80,7 @@ class Pin(msgspec.Struct, frozen=True):
     Attributes:
         version: the version of the environment.
         options: values of all options except free options and paths, by dotted name.
-        official: `data.official` of `/v1/info`: whether published results use these tasks; None without `data`.
+        official: `data.official` of `/v1/info`: True if published results use these tasks; None if `data` is missing.
         digest: `tasks_digest` of the tasks, 32 hex digits.
     """
 
@@ -178,7 +178,8 @@ async def play_set(runner: Runner, standard: StandardSet) -> CheckedSet:
             f"set {standard.name}: {without[0]} has no content key, so its content cannot be compared"
         )
     if len(keys) < standard.count:
-        raise EvaluationError(f"set {standard.name}: {standard.count - len(keys)} tasks have the id of another task")
+        repeated = counted(standard.count - len(keys), "task")
+        raise EvaluationError(f"set {standard.name}: the server repeats the id of another task for {repeated}")
     official = None if info.data is None else info.data.official
     digest = tasks_digest(keys.items(), digest_bytes=DIGEST_BYTES)
     return CheckedSet(Pin(info.version, pinned_options(standard, info), official, digest), keys, info)
@@ -190,8 +191,9 @@ async def check_set(runner: Runner, standard: StandardSet, pins: Mapping[str, Pi
     `pins`: the published pins. None: the pins in `pinned.json`.
 
     Raises:
-        SetMismatch: the version of the environment, an option or the data differ. The message says which.
-        EvaluationError: the set has no published digest, or a reset failed.
+        SetMismatch: the environment, its version, an option, or the data are not those of the set. The message names
+            the difference.
+        EvaluationError: the set has no published digest, a reset failed, or a task has no content key.
     """
     pin = (published_pins() if pins is None else pins).get(standard.name)
     if pin is None:
@@ -213,9 +215,12 @@ async def check_set(runner: Runner, standard: StandardSet, pins: Mapping[str, Pi
 
 
 def _compare_settings(standard: StandardSet, pin: Pin, info: Info) -> None:
-    """Raises SetMismatch if an option, the kind of data or the version differs from the pin.
+    """Compare the server's options, kind of data and version with the pin, in this order.
 
-    Options are compared first, because some environments' versions depend on options.
+    Options are compared first, because the version of some environments depends on options.
+
+    Raises:
+        SetMismatch: one of them differs from the pin.
     """
     served = pinned_options(standard, info)
     wrong = [
@@ -224,14 +229,14 @@ def _compare_settings(standard: StandardSet, pin: Pin, info: Info) -> None:
         if name not in served or name not in pin.options or served[name] != pin.options[name]
     ]
     if wrong:
-        raise SetMismatch(f"set {standard.name}: other options: {'; '.join(wrong)}")
+        raise SetMismatch(f"set {standard.name}: the server has other options: {'; '.join(wrong)}")
     official = None if info.data is None else info.data.official
     if official != pin.official:
         raise SetMismatch(f"{_other_data(standard, info)}: official = {official} instead of {pin.official}")
     if info.version != pin.version:
         raise SetMismatch(
-            f"set {standard.name}: other environment version: {info.name} {info.version} is served, but the set is "
-            f"pinned for {pin.version}; install the release with that version, or choose a set for {info.version}"
+            f"set {standard.name}: other environment version: the server has {info.name} {info.version}, but the set "
+            f"is for {pin.version}; either install the release with {pin.version}, or choose a set for {info.version}"
         )
 
 

@@ -13,8 +13,8 @@ from arlarena.rollout.evaluation.statistics.tasks import TaskKey, task_key
 
 # The patterns of `rollout.episode.ActionPatterns`.
 PATTERNS = ("repeated_actions", "back_and_forth", "invalid_actions", "idle_turns", "no_action_turns")
-# WebShop's first page starts with `_FIRST_PAGE`. A page of results has the line `_RESULTS`. Both forms of observations
-# contain these texts.
+# WebShop's first page starts with `_FIRST_PAGE`. A page of results has the line `_RESULTS`. Both kinds of WebShop's
+# observations (`text` and `text_rich`) contain these texts.
 _FIRST_PAGE = "WebShop"
 _RESULTS = re.compile(r"Page (\d+) \(Total results: \d+\)")
 _CLICK = re.compile(r"click\[(.+)\]")
@@ -150,5 +150,8 @@ def _option_parts(observation: str) -> set[str]:
 
 
 def _plain(part: str) -> str:
-    """Return a part without button marks: `[button] … [button_]`, `[clicked button] … [clicked button_]`."""
+    """Return a part of an observation in lower case, without the marks of buttons.
+
+    The marks are `[button] … [button_]` and `[clicked button] … [clicked button_]`.
+    """
     return re.sub(r"\[(?:clicked )?button_?\]", "", part).strip().lower()

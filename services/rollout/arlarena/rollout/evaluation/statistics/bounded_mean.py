@@ -22,7 +22,7 @@ _BOUND_STEPS, _SADDLE_STEPS = 34, 25
 
 
 def gaffke_bounds(values: ArrayLike, level: float) -> tuple[float, float]:
-    """Return the lower and the upper bound of the mean. `values`: independent values in [0, 1], [C], with C >= 1."""
+    """Return (lower, upper), the bounds of the mean. `values`: C >= 1 independent values in [0, 1], of shape [C]."""
     distinct, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
     tail = (1 - level) / 2
     return 1 - _upper(1 - distinct, counts, tail), _upper(distinct, counts, tail)

@@ -40,17 +40,17 @@ class Interval:
     high: float
 
     def rounded(self, digits: int = 4) -> list[float]:
-        """Return [low, high] for a table or a JSON file."""
+        """Return [low, high], rounded to `digits` decimal places."""
         return [round(self.low, digits), round(self.high, digits)]
 
 
 def preload() -> None:
-    """Import SciPy now. Otherwise the first interval imports it, which stops the event loop for up to 0.5 s."""
+    """Import SciPy now. Otherwise, the first interval imports it and blocks the event loop for up to 0.5 s."""
     from scipy import special  # noqa: F401
 
 
 def student_quantile(probability: float, freedom: ArrayLike) -> Floats:
-    """Return quantiles of Student's t. `freedom`: degrees of freedom, may be fractional."""
+    """Return quantiles of Student's t. `freedom`: the degrees of freedom; fractional values are allowed."""
     # Imported here, because the import of scipy.special takes 0.35 s. scipy.stats would take 0.9 s.
     from scipy import special
 
@@ -175,7 +175,9 @@ def clustered(values: Mapping[Any, Sequence[float]], level: float = LEVEL) -> In
 
 
 def task_means(values: Mapping[Any, Sequence[float]]) -> tuple[Floats, Floats]:
-    """Return two arrays [C]: the mean and the number of each task's values. Tasks without values are left out.
+    """Return (means, counts), two arrays of shape [C]: the mean and the number of the values of each of the C tasks.
+
+    Tasks without values are left out.
 
     Raises:
         ValueError: there are no values.

@@ -29,7 +29,7 @@ class PairedComparison(msgspec.Struct, frozen=True):
 
     Attributes:
         tasks: number of compared tasks.
-        left_out: number of tasks without a scored attempt in one of the evaluations.
+        left_out: number of tasks that lack a scored attempt in at least one of the evaluations.
         first, second: mean over the compared tasks of each task's mean in the first (second) evaluation.
         difference: `second` minus `first`.
         ci95: 95 % interval of the difference.
@@ -69,7 +69,10 @@ def difference_interval(differences: Sequence[float], level: float = LEVEL) -> I
 
 
 def difference_bounds(differences: Floats, level: float = LEVEL) -> tuple[Floats, Floats]:
-    """Return centre and half width of `difference_interval` for many evaluations. `differences`: [..., C]."""
+    """Return (centre, half width) of the interval of `difference_interval`, before its ends are limited to [-1, 1].
+
+    `differences`: [..., C]. The function computes one interval for each row of C differences.
+    """
     number = differences.shape[-1] + 2
     centre = differences.sum(-1) / number
     variance = ((differences**2).sum(-1) + 2) / number - centre**2
@@ -78,7 +81,7 @@ def difference_bounds(differences: Floats, level: float = LEVEL) -> tuple[Floats
 
 
 def sign_flip_p(differences: Sequence[float], unit: int | None = None) -> tuple[float, bool]:
-    """Return the two-sided p-value of the sign-flip test, and whether it is exact.
+    """Return (p, exact): the two-sided p-value of the sign-flip test, and True if it is exact.
 
     If both evaluations are the same on each task, both signs of each difference are equally probable. The p-value is
     the probability that random signs give an absolute sum of at least the observed absolute sum. If each task has one
@@ -139,7 +142,7 @@ def compare(
     old, new = by_task(one, value), by_task(two, value)
     tasks = sorted(old.keys() & new.keys())
     if not tasks:
-        raise EvaluationError("no task has a scored attempt in both evaluations: resume them")
+        raise EvaluationError("no task has a scored attempt in both evaluations; resume the evaluations")
     befores, afters = ([math.fsum(values[task]) / len(values[task]) for task in tasks] for values in (old, new))
     differences = [after - before for before, after in zip(befores, afters, strict=True)]
     binary = all(entry in (0, 1) for values in (old, new) for task in tasks for entry in values[task])

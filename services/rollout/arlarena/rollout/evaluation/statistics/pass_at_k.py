@@ -12,7 +12,7 @@ def pass_at_k(attempts: int, successes: int, k: int) -> float:
     """Return the unbiased estimate of the probability that at least one of `k` attempts of a task succeeds.
 
     For n attempts with c successes, the estimate is 1 - C(n - c, k) / C(n, k): Chen et al., arXiv 2107.03374, equation
-    1. To avoid large numbers, it is computed as in their code: 1 - product of (1 - k / i) for i from n - c + 1 to n.
+    1. To avoid large numbers, this function computes, as their code, 1 - product of (1 - k / i), i = n - c + 1 to n.
 
     Raises:
         ValueError: `successes` is outside [0, attempts], or `k` is outside [1, attempts].
@@ -33,10 +33,10 @@ def ks(attempts: int) -> list[int]:
 
 
 def mean_pass_at_k(outcomes: Mapping[Any, Sequence[bool]], k: int) -> tuple[Interval, int]:
-    """Return the mean over tasks of pass@k with its interval, and the number of these tasks.
+    """Return (interval, tasks): the mean of pass@k over tasks with its interval, and the number of these tasks.
 
-    Tasks with fewer than `k` attempts are left out, because pass@k then has no unbiased estimate. pass@1 is the success
-    rate.
+    Tasks with fewer than `k` attempts are left out, because they have no unbiased estimate of pass@k. pass@1 is the
+    success rate.
 
     Raises:
         ValueError: no task has `k` attempts.

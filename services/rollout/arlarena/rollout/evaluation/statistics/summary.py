@@ -53,14 +53,15 @@ class Results(msgspec.Struct, frozen=True, rename={"total_reward": "return"}):
 
     Attributes:
         tasks: number of tasks with a scored attempt.
-        success: success rate. `success_method`: the method of its interval.
+        success: success rate.
+        success_method: the method of the interval of `success`.
         score: the environment's score in [0, 1].
         total_reward: sum of rewards of an attempt; `return` in JSON.
         turns: number of turns of an attempt.
-        avg_at_k: the same as `success`. avg@k is the usual name if each task has k attempts.
+        avg_at_k: equal to `success`. If each task has k attempts, avg@k is the usual name of this figure.
         pass_at_k: estimates of pass@k, for k = 1, 2, 4, … and the maximum number of attempts of a task.
         by_kind: figures by the kind of task; empty if the environment has no kinds.
-        behaviour: mean counts per attempt: see `behaviour.mean_behaviour`.
+        behaviour: mean counts per attempt (see `behaviour.mean_behaviour`).
     """
 
     tasks: int
@@ -79,13 +80,14 @@ class Part(msgspec.Struct, frozen=True):
     """An environment of an evaluation, or the complete evaluation.
 
     Attributes:
-        n: number of planned tasks. k: number of planned attempts of each task.
+        n: number of planned tasks.
+        k: number of planned attempts of each task.
         planned, scored, policy_errors, infra_errors, model_errors, unfinished: numbers of attempts.
             `scored` includes `policy_errors`. planned = scored + infra_errors + model_errors + unfinished.
         digest: digest of the tasks of the scored attempts. Results are comparable if their digests are equal.
         requests, usage: totals of all finished attempts, including attempts that are not scored. A number of tokens is
             None if the model's API did not report it for every reply.
-        cost: total cost in US dollars; None if the cost of an attempt is unknown.
+        cost: total cost in US dollars; None if the cost of at least one attempt is unknown.
         seconds: sum of the attempts' durations.
         results: None if no attempt is scored.
     """
