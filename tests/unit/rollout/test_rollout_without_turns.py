@@ -44,7 +44,7 @@ async def test_no_prompt_fits_ends_with_the_lengths_and_the_fix(
     assert reason in line
     assert "max_positions" in line
     assert "--max-model-len" in line
-    assert "template, history" in line
+    assert "template or history" in line
 
 
 async def test_a_context_that_some_prompts_fit_is_no_error(

@@ -174,7 +174,9 @@ def with_pod_number(settings: EnvironmentSettings) -> EnvironmentSettings:
     name = socket.gethostname()
     found = re.search(r"(\d+)$", name)
     if settings.pod is None and found is None:
-        raise ConfigError(f"[environment] pods is set, but the host name {name!r} does not end in a number: set pod")
+        raise ConfigError(
+            f"[environment] pods is set, but the host name {name!r} does not end in a number: set [environment] pod"
+        )
     pod = settings.pod if settings.pod is not None else int(found.group(1)) if found else 0
     return settings.model_copy(update={"pod": pod, "shard": f"p{pod}"})
 

@@ -48,12 +48,14 @@ class EnvironmentSettings(EnvironmentKeys):
     frame_cache_bytes: PositiveInt = Field(64 << 20, description="maximum total size of the stored images")
     max_snapshots: PositiveInt = Field(1024, description="maximum number of stored snapshots")
     snapshot_ttl_s: PositiveFloat = Field(900.0, description="time after which an unused snapshot is deleted")
-    reap_interval_s: PositiveFloat = Field(5.0, description="interval at which expired sessions are ended")
+    reap_interval_s: PositiveFloat = Field(5.0, description="interval at which the server ends expired sessions")
     reattach_grace_s: PositiveFloat = Field(
         60.0, description="how long a session stays open after the connection of its WebSocket is lost"
     )
     reset_cache_size: NonNegativeInt = Field(
-        1024, description="maximum number of tasks with a cached new episode; a reset copies this episode; 0: no cache"
+        1024,
+        description="maximum number of tasks in the reset cache; a reset of a cached task copies its cached episode; "
+        "0: no cache",
     )
     pool_threads: PositiveInt | None = Field(
         None,
@@ -108,7 +110,9 @@ class EnvironmentSettings(EnvironmentKeys):
         None, description="number of this pod; default: the number at the end of the host name"
     )
     shard: str = Field(
-        "0", pattern=r"^[A-Za-z0-9]{1,16}$", description="prefix of session ids; a router can find the server by it"
+        "0",
+        pattern=r"^[A-Za-z0-9]{1,16}$",
+        description="prefix of session ids; a router can choose the server by this prefix",
     )
 
 

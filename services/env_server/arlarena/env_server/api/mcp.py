@@ -41,8 +41,8 @@ INSTRUCTIONS = (
     "says that the episode is over. To begin the next episode, call start_episode again."
 )
 NO_SESSION = (
-    "tools/call needs a session. Send 'initialize', then send the header Mcp-Session-Id of the reply with every "
-    "request. Or call 'openenv/session/create', then send the session_id of the reply in params"
+    "tools/call needs a session. Either send 'initialize', and send the header Mcp-Session-Id of its reply with every "
+    "later request. Or call 'openenv/session/create', and send the session_id of its reply in params"
 )
 EPISODE_OVER = "The episode is over. Its score is {score:g} of 1. Call start_episode to begin the next episode."
 
@@ -103,7 +103,8 @@ class McpCall:
 
     def session(self) -> ServerSession | None:
         """Returns the session of the request. On a WebSocket, this is the socket's own session. Over HTTP, `session_id`
-        gives the session's id, else the header gives the id. Returns None if both are missing.
+        in the params is the id of the session. If `session_id` is missing, the header is the id. Returns None if both
+        are missing.
 
         Raises:
             RpcError: `session_id` is not a string, or is empty.
@@ -299,8 +300,9 @@ def _unchecked(raw: bytes) -> _UncheckedRequest:
 
 
 def method_and_session(raw: bytes) -> tuple[str, str | None]:
-    """Returns the method of a request and the session id in its params. The method is "" and the session id is None if
-    they are missing or invalid.
+    """Returns (method, session id) of a request. The session id is the one in the params.
+
+    A missing or invalid method becomes "". A missing or invalid session id becomes None.
     """
     request = _unchecked(raw)
     return _text(request.method) or "", request.session_id()

@@ -168,7 +168,7 @@ async def list_splits(call: RouteCall) -> list[SplitRef]:
 
 
 async def list_tasks(call: RouteCall) -> TaskList:
-    """Returns all tasks of a split."""
+    """Returns all tasks of a split. The split must have at most `max_listed` tasks."""
     _check_environment(call)
     service = call.service
     split = tasks.split_named(service.factory, call.body.split)
@@ -213,7 +213,7 @@ async def list_sessions(call: RouteCall) -> env.SessionList:
 
 
 async def show_session(call: RouteCall) -> env.OpenedSession:
-    """Returns the description of one session. The session's idle time continues."""
+    """Returns the description of one session. This request does not restart the session's idle time."""
     store = call.service.store
     session_id = call.path["session_id"]
     found = next((session for session in store.of(call.caller.tenant) if session.id == session_id), None)

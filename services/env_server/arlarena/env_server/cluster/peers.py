@@ -32,7 +32,7 @@ from arlarena.proto.env_api import Capacity, Error
 # Headers of forwarded requests. CLIENT and TENANT describe the client that sent the original request to a worker.
 HOP, POD_HOP = "x-arlarena-hop", "x-arlarena-pod-hop"
 CLIENT, TENANT = "x-arlarena-client", "x-arlarena-tenant"
-# When a request is forwarded, these headers of the reply and of the request are passed on.
+# A member that forwards a request passes on these headers of the reply and these headers of the request.
 REPLY_HEADERS = ("Retry-After", "ETag", "Cache-Control", "Mcp-Session-Id")
 REQUEST_HEADERS = ("Mcp-Session-Id", "Mcp-Protocol-Version")
 # Maximum seconds for a complete reply of another member. A member that takes longer is treated as unavailable.
@@ -111,13 +111,17 @@ class ClusterMembers:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise self._unavailable(worker, error) from error
 
-    def _unavailable(self, number: int, error: BaseException) -> ApiError:
+    def _unavailable(self, number: int, error: BaseException, problem: str = "does not answer") -> ApiError:
         member = f"{self.kind} {number}"
-        message = f"{member} does not answer ({type(error).__name__}); the sessions of this {self.kind} may be lost"
+        message = f"{member} {problem} ({type(error).__name__}); the sessions of this {self.kind} may be lost"
         return ApiError(503, f"{self.kind}_away", message, "infra", True, 1.0)
 
     async def forward(self, worker: int, request: Request, body: bytes, caller: Caller) -> Response:
-        """Send a client's request to another member and return the response."""
+        """Send a client's request to another member and return the response.
+
+        Raises:
+            ApiError: 503 if the member does not answer.
+        """
         query = f"?{request.url.query}" if request.url.query else ""
         passed = {name: request.headers[name] for name in REQUEST_HEADERS if name in request.headers}
         return await self.send(
@@ -133,19 +137,20 @@ class ClusterMembers:
         body: bytes = b"",
         headers: dict[str, str] | None = None,
     ) -> T:
-        """Send a request to another member and return the reply as a value of type `kind`.
+        """Send a request to another member and return the body of the reply as a value of type `kind`.
 
         Raises:
-            ApiError: the error in the reply, or 503 if the member does not answer.
+            ApiError: the error in the reply. 503 if the member does not answer, or if the body of the reply is not
+                readable.
         """
         reply = await self.send(worker, method, path, body, headers)
-        if reply.status_code >= 400:
-            try:
-                error = msgspec.json.decode(reply.body, type=Error)
-            except msgspec.MsgspecError as unreadable:  # such as an error reply of uvicorn, which is not JSON
-                raise self._unavailable(worker, unreadable) from unreadable
-            raise ApiError(reply.status_code, error.code, error.message, error.blame, error.retryable)
-        return msgspec.json.decode(reply.body, type=kind)
+        try:
+            if reply.status_code < 400:
+                return msgspec.json.decode(reply.body, type=kind)
+            error = msgspec.json.decode(reply.body, type=Error)
+        except msgspec.MsgspecError as unreadable:  # for example, an error reply of uvicorn is not JSON
+            raise self._unavailable(worker, unreadable, "sent an unreadable reply") from unreadable
+        raise ApiError(reply.status_code, error.code, error.message, error.blame, error.retryable)
 
     async def forward_socket(self, worker: int, socket: WebSocket, caller: Caller) -> None:
         """Pass frames between a client's socket and another member until one of them closes the connection."""
@@ -298,8 +303,8 @@ def is_pod_hop(connection: HTTPConnection) -> bool:
 
 
 def split_by_size(values: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:
-    """Split `values` into consecutive parts of the given sizes. If `values` has fewer than two elements, each part is a
-    copy of `values`.
+    """Split `values` into consecutive parts of the given sizes. If `values` has fewer than two elements, each part
+    equals `values`.
     """
     if len(values) < 2:
         return [list(values)] * len(sizes)

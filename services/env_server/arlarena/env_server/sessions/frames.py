@@ -14,7 +14,7 @@ from arlarena.proto.env_api import Image, Observation
 
 @dataclass(slots=True)
 class _StoredFrame:
-    """A PNG file. `tenants`: the tenants that were shown this file in an observation. Only they can read the file."""
+    """A PNG file. `tenants`: the tenants that got this file in an observation. Only these tenants can read the file."""
 
     png: bytes
     tenants: set[str | None]
@@ -22,7 +22,7 @@ class _StoredFrame:
 
 class FrameStore:
     """The most recently used frames, with a total size of at most `capacity_bytes`. A tenant (see `api.access`) can
-    read only frames that were shown to this tenant.
+    read only frames that this tenant got in an observation.
     """
 
     def __init__(self, capacity_bytes: int) -> None:
@@ -39,7 +39,7 @@ class FrameStore:
         """Returns the PNG file of a frame. `digest`: the SHA-256 of the file, in hexadecimal.
 
         Raises:
-            ApiError: 404 if the frame is not stored or was not shown to the tenant.
+            ApiError: 404 if the frame is not stored, or if the tenant never got it in an observation.
         """
         frame = self._frames.get(digest)
         if frame is None or tenant not in frame.tenants:

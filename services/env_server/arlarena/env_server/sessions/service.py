@@ -116,7 +116,7 @@ class EnvironmentService:
                 task.add_done_callback(self._closing.discard)
 
     async def disconnect_all(self) -> None:
-        """Close the socket of every session. Returns when all close frames have been sent."""
+        """Close the socket of every session. Returns when all sockets are closed or did not close in time."""
         self.hang_up(self.store, "this server is shutting down: use another server")
         if self._closing:
             await asyncio.wait(set(self._closing))
@@ -169,7 +169,8 @@ class EnvironmentService:
 
         Raises:
             ApiError: 409 if the session has no episode, if the episode has ended, or if `index` is wrong (see
-                `errors.step_index_conflict`).
+                `errors.step_index_conflict`). 422 if the action is too long. 500 if the environment's
+                result is invalid. `run_in_pool` lists the other errors of blocking steps.
         """
         async with session.lock:
             if not self.factory.blocking:
@@ -307,7 +308,7 @@ class EnvironmentService:
         return [self.store.describe(s, result) for s, result in zip(sessions, padded, strict=True)]
 
     async def fork(self, session: ServerSession, request: ForkRequest) -> list[OpenedSession]:
-        """Open `request.count` sessions with copies of this session's episode, or none if an error occurs.
+        """Open `request.count` sessions with copies of this session's episode. After an error, no session is open.
 
         Raises:
             ApiError: 409 if the session has no episode. The other errors are listed at `SessionStore.open`.
@@ -374,7 +375,7 @@ class EnvironmentService:
         Raises:
             ApiError: 403 if the task is in an evaluation split, and `expert_splits` does not name this split. 409 if
                 the session has no episode, the episode has ended, or the expert has no reply. 504 if the expert takes
-                longer than `expert_timeout_s`.
+                longer than `expert_timeout_s`. `run_in_pool` lists the other errors.
         """
         async with session.lock:
             episode = self._episode(session)

@@ -72,7 +72,7 @@ def test_every_built_in_row_has_a_date_and_a_page():
         (ROW + ROW, "two rows name the model 'acme/big'"),
         (ROW.replace("output = 8.0", "output = -1"), "at least 0"),
         (ROW.replace("output = 8.0", "output = nan"), "at least 0"),
-        (ROW.replace('["big", "big-2026-01-01"]', "[]"), "needs models"),
+        (ROW.replace('["big", "big-2026-01-01"]', "[]"), "must have a model"),
         (ROW.replace("output = 8.0\n", ""), "output"),
         (ROW.replace("date = 2026-02-03\n", ""), "date"),
         (ROW + "typo = 1\n", "typo"),

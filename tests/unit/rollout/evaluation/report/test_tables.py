@@ -118,7 +118,7 @@ def test_a_comparison_has_both_rates_the_interval_and_the_counts_of_tasks(width)
     assert text.startswith("openai/gpt-5: 33.3 %\nruns/demo, react: 66.7 %\n")
     assert words(f"difference: +33.3 points ({100 * low:+.1f} to {100 * high:+.1f}), p = ") in words(text)
     assert words("9 tasks: the second evaluation is better on 5, worse on 2, equal on 2") in words(text)
-    assert words("no result: 1 task") in words(text)
+    assert words("left out: 1 task") in words(text)
 
 
 def test_a_table_moves_together_before_it_becomes_paragraphs():
