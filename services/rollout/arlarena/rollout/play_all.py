@@ -73,7 +73,7 @@ async def play_all(
 
 
 def progress_log(log: Logger, event: str, total: int) -> Callable[[int, int], None]:
-    """Returns a `progress` callback for `play_all`. It logs `event` every PROGRESS_EVERY_S seconds, and at the end."""
+    """Returns a `progress` callback for `play_all`. It logs `event` every PROGRESS_EVERY_S s, and at the end."""
     log.info(event, finished=0, total=total)
     last = time.monotonic()
 

@@ -45,7 +45,7 @@ class EnginePolicy:
         self._conversations = Conversations(tokens)
 
     async def respond(self, session: Session, state: StepOutcome, seed_key: str, turn: int) -> Response:
-        """Returns a response of the policy server. The response is shorter than `max_tokens` if the context is full.
+        """Returns a response of the policy server. The room in the context also limits the length of the response.
 
         Raises:
             PromptTooLong: the prompt leaves no room for a response.
@@ -91,12 +91,12 @@ class ExpertPolicy:
     are recorded as 0, because the tokens are not sampled.
 
     `expert_noise`: the fraction of turns with a replaced reply. Half of the replacements are random admissible actions,
-    half are invalid replies. The expert continues from the resulting state. Replaced turns have no loss: a cloned
-    policy learns to recover from mistakes, but does not learn the mistakes themselves.
+    half are invalid replies. The expert continues from the resulting state. By default, replaced turns have no
+    loss: a cloned policy learns to recover from mistakes, but does not learn the mistakes themselves.
 
-    `train_on_noise`: if True, the replacement is always a random admissible action, and replaced turns have a loss.
+    `train_on_noise`: if True, all replacements are random admissible actions, and replaced turns have a loss.
 
-    If the environment lists no admissible actions, every replacement is an invalid reply.
+    If the environment lists no admissible actions, all replacements are invalid replies in both cases.
 
     `action`: the environment's format of a reply, with `{action}` in place of the action (`Parser.action`).
     """

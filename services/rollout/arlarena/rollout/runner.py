@@ -28,7 +28,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
 
 
 class InfraFailure(RuntimeError):
-    """A service was unavailable for too long, or an episode failed too often. The episode is discarded."""
+    """A service was unavailable for too long, or services failed too often in one episode. The episode is discarded."""
 
 
 class ServicesDown(InfraFailure):

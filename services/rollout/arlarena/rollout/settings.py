@@ -189,7 +189,7 @@ def load_addresses(flags: dict[str, str | None]) -> Addresses:
 
 
 def load_seed(path: Path | None, flag: int | None = None) -> int:
-    """Returns the run's seed: the flag, else ARLARENA_SEED, else `seed` of table [run], else 0.
+    """Returns the run's seed: `flag`, else ARLARENA_SEED, else [run] seed, else 0.
 
     Raises:
         ConfigError: a value is invalid.
@@ -208,7 +208,7 @@ def load_environment(path: Path | None) -> EnvironmentKeys:
 
 
 def tokenizer_source(path: Path | None, flag: str | None) -> str:
-    """Returns the tokenizer's directory or Hub name: `flag`, else `tokenizer` of [policy], else `path` of [policy].
+    """Returns the tokenizer's directory or Hub name: `flag`, else [policy] tokenizer, else [policy] path.
 
     Raises:
         ConfigError: all three are missing.

@@ -37,7 +37,7 @@ async def check_environment(environments: EnvironmentClient, wanted: Environment
 def differing_options(info: Info, wanted: EnvironmentKeys) -> dict[str, dict[str, Any]]:
     """Returns the options that have different values in the configuration and on the server, with both values.
 
-    The function compares only booleans, numbers and strings. For lists and tables, the server's form may differ.
+    The function compares only booleans, numbers and strings, because the server may report lists in another form.
     """
     plain = (bool, int, float, str)
     return {

@@ -29,7 +29,7 @@ PolicyFactory = Callable[[Sampling], Policy]
 
 
 def version_range(trajectories: Iterable[Trajectory]) -> tuple[PolicyVersion, PolicyVersion] | None:
-    """Returns (oldest, newest): the versions with the lowest and the highest step that sampled a token.
+    """Returns (oldest, newest): of all versions that sampled a token, those with the lowest and the highest step.
 
     Returns None if no token was sampled.
     """
@@ -275,7 +275,7 @@ class Worker:
                     task.cancel()
 
     async def _report_loop(self, stop: asyncio.Event) -> None:
-        """Every `report_every_s`, log the counters and touch the heartbeat file. Set `stop` if the stop file exists."""
+        """Log the counters and touch the heartbeat file at regular intervals. Set `stop` if the stop file exists."""
         settings = self._settings
         while True:
             await asyncio.sleep(settings.report_every_s)

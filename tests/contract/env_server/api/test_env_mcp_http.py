@@ -95,7 +95,7 @@ async def test_an_episode_by_the_header_and_its_end(api):
 async def test_a_tool_without_a_session_is_an_error_that_says_how_to_get_one(api, tool):
     status, _, body = await send(api.session, api.base, tool)
     assert (status, body["error"]["code"]) == (200, -32602)
-    for words in ("'initialize'", "Mcp-Session-Id", "'openenv/session/create'", "session_id of the reply in params"):
+    for words in ("'initialize'", "Mcp-Session-Id", "'openenv/session/create'", "session_id of its reply in params"):
         assert words in body["error"]["message"]
     assert (await api("GET", "/v1/capacity"))[1]["active_sessions"] == 0
 

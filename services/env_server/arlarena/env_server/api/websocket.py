@@ -173,9 +173,10 @@ async def _attach(socket: WebSocket, service: EnvironmentService, caller: Caller
 
 
 async def _other_member(socket: WebSocket, service: EnvironmentService) -> tuple[ClusterMembers, int] | None:
-    """Returns the other pod or worker that must serve this socket, None if this process must serve it. If the URL has a
-    session id, the member that holds the session serves the socket. If this worker is full, another worker serves the
-    socket of a new session.
+    """Returns the other pod or worker that must serve this socket. Returns None if this process must serve it.
+
+    If the URL has a session id, the member that holds the session serves the socket. If the URL has no session id and
+    this worker is full, another worker serves the socket.
     """
     if is_hop(socket):
         return None

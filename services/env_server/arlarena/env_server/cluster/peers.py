@@ -217,7 +217,7 @@ class Peers(ClusterMembers):
         return [answer for answer in answers if not isinstance(answer, BaseException)]
 
     async def free_capacity(self) -> list[int]:
-        """Returns the number of sessions that each of `others` can open now, 0 if a worker does not answer."""
+        """Returns, for each of `others`, how many sessions it can open now. The number is 0 if it does not answer."""
         asked = (self.ask(worker, "GET", "/v1/capacity", Capacity) for worker in self.others)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         return [answer.available if isinstance(answer, Capacity) else 0 for answer in answers]

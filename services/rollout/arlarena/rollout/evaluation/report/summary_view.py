@@ -108,7 +108,7 @@ def summarise_with(results_of: ResultsOf) -> Summarise:
 class EnvironmentFigures:
     """The figures of one environment of the plan.
 
-    `all`: the figures of all attempts. `kinds`: the figures of each kind of task; empty if there is only one kind.
+    `all`: the figures of all attempts. `kinds`: the figures of each kind of task; empty if there is at most one kind.
     """
 
     plan: EnvironmentPlan

@@ -50,7 +50,7 @@ class SetMismatch(EvaluationError):
 
 
 class StandardSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A set in `sets.toml`. The comment at the start of that file describes the fields. `name`: name of the table."""
+    """A set in `sets.toml`. The comment at the start of that file describes the fields. `name`: name of its table."""
 
     environment: str
     description: str

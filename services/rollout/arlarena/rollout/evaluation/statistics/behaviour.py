@@ -23,10 +23,11 @@ _BUY, _BACK = "buy now", "back to search"
 
 
 def behaviour(record: AttemptRecord) -> dict[str, float]:
-    """Return the counts of one attempt by name: those of `ActionPatterns` and, in WebShop, those of `shopping`.
+    """Return the counts of one attempt, by name: the counts of `ActionPatterns`. In WebShop, also those of `shopping`.
 
-    The metrics of a record usually contain the patterns. Otherwise, the patterns are counted from the recorded turns.
-    In this case the state after the last turn is unknown, so the last turn never counts as idle or back and forth.
+    The metrics of a record usually contain the counts of `ActionPatterns`. Otherwise, they are computed from the
+    recorded turns. The state after the last turn is then unknown, so the last turn never counts as idle or back and
+    forth.
     """
     if all(name in record.metrics for name in PATTERNS):
         counts = {name: record.metrics[name] for name in PATTERNS}
@@ -38,7 +39,7 @@ def behaviour(record: AttemptRecord) -> dict[str, float]:
 def mean_behaviour(records: Sequence[AttemptRecord]) -> dict[str, float]:
     """Return the mean of each count: the mean over each task's attempts, then the mean over tasks.
 
-    Only scored attempts with this count are used.
+    For each count, only scored attempts that have this count are used.
     """
     values: defaultdict[str, defaultdict[TaskKey, list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
@@ -70,8 +71,8 @@ def shopping(record: AttemptRecord) -> dict[str, float]:
         return to the search page, or the end of the attempt), no page turn was necessary.
     purchases: 1 if a product was bought.
     purchases_too_early: 1 if a product was bought, the attempt was no success, and the player was hasty. The player was
-        hasty in two cases: the page offered options, and none was chosen after the product was opened; or no other
-        product was opened before.
+        hasty in two cases. Case 1: the product had options, and the player chose none of them after opening the
+        product. Case 2: the player had opened no other product before.
     """
     turns_made, in_vain = _page_turns(record.turns)
     bought, hasty = _purchase(record.turns)
@@ -84,20 +85,20 @@ def shopping(record: AttemptRecord) -> dict[str, float]:
 
 
 def _clicked(turn: TurnRecord) -> str | None:
-    """Return the name of the clicked element in lower case, or None if the turn is not an accepted click."""
+    """Return the name of the clicked element in lower case. Return None if the turn is not an accepted click."""
     match = _CLICK.match(turn.action) if turn.action_valid and not turn.no_action else None
     return match[1].lower() if match else None
 
 
 def _page(turn: TurnRecord) -> int | None:
-    """Return the number of the page of results in the turn's observation, or None if it is another page."""
+    """Return the number of the page of results that the turn's observation shows. Return None for other pages."""
     # The texts of products may also match. They follow the page's own line, so the first match is the page's line.
     match = _RESULTS.search(turn.observation)
     return int(match[1]) if match else None
 
 
 def _page_turns(turns: Sequence[TurnRecord]) -> tuple[int, int]:
-    """Return the number of page turns, and the number of page turns in vain (see `shopping`)."""
+    """Return (number of page turns, number of page turns in vain). See `shopping`."""
     made = in_vain = pending = 0
     start: int | None = None
     for turn in turns:
@@ -115,7 +116,7 @@ def _page_turns(turns: Sequence[TurnRecord]) -> tuple[int, int]:
 
 
 def _purchase(turns: Sequence[TurnRecord]) -> tuple[bool, bool]:
-    """Return whether a product was bought, and whether the player was hasty (see `shopping`)."""
+    """Return (bought, hasty): True if a product was bought, and True if the player was hasty (see `shopping`)."""
     opened: set[str] = set()
     chosen = False
     for turn in turns:

@@ -29,8 +29,9 @@ def gaffke_bounds(values: ArrayLike, level: float) -> tuple[float, float]:
 
 
 def upper_tail(values: ArrayLike, counts: ArrayLike, at: float) -> Floats:
-    """Return the probability that sum_j w_j x_j exceeds `at` (see the module). The upper bound is at least `at` if and
-    only if this probability is at least (1 - level) / 2.
+    """Return the probability that sum_j w_j x_j exceeds `at` (see the docstring of the module).
+
+    The upper bound is at least `at` if and only if this probability is at least (1 - level) / 2.
 
     Dirichlet weights are proportional to gamma variables G_j. The result is therefore the probability that the sum of
     G_j (x_j - at) is positive. This probability is an integral of the moment generating function along a vertical line

@@ -81,9 +81,9 @@ def effective_size(means: ArrayLike, counts: ArrayLike, level: float = LEVEL) ->
     most C - 1, with the kurtosis of m_c - m. If few tasks differ from the other tasks, the kurtosis is high and V is
     uncertain.
 
-    The result is at least C, the value if all attempts of each task have the same result. It is at most
-    C^2 / sum_c (1 / k_c), the value if the attempts of each task are independent. If all tasks have the same number of
-    attempts, this maximum is the total number of attempts.
+    The result is limited to [C, C^2 / sum_c (1 / k_c)]. It would be C if all attempts of each task had the same result.
+    It would be the upper limit if the attempts of each task were independent. If all tasks have the same number of
+    attempts, the upper limit is the total number of attempts.
 
     Args:
         means: success rate m_c of each task, [..., C].
@@ -116,7 +116,7 @@ def effective_size(means: ArrayLike, counts: ArrayLike, level: float = LEVEL) ->
 
 
 def success_rate(outcomes: Mapping[Any, Sequence[bool]]) -> tuple[Interval, str]:
-    """Return the success rate with its interval, and the name of the interval's method.
+    """Return (interval, method): the success rate with its interval, and the name of the interval's method.
 
     The success rate is the mean over tasks of each task's success rate.
 
@@ -175,7 +175,7 @@ def clustered(values: Mapping[Any, Sequence[float]], level: float = LEVEL) -> In
 
 
 def task_means(values: Mapping[Any, Sequence[float]]) -> tuple[Floats, Floats]:
-    """Return (means, counts), two arrays of shape [C]: the mean and the number of the values of each of the C tasks.
+    """Return, for each of the C tasks, the mean of its values and the number of its values, as two arrays of shape [C].
 
     Tasks without values are left out.
 

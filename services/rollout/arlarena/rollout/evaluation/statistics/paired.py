@@ -30,10 +30,12 @@ class PairedComparison(msgspec.Struct, frozen=True):
     Attributes:
         tasks: number of compared tasks.
         left_out: number of tasks that lack a scored attempt in at least one of the evaluations.
-        first, second: mean over the compared tasks of each task's mean in the first (second) evaluation.
+        first: result of the first evaluation: the mean over each task's attempts, then over the compared tasks.
+        second: result of the second evaluation, computed in the same way.
         difference: `second` minus `first`.
         ci95: 95 % interval of the difference.
-        better, worse: number of tasks with a higher (lower) mean in the second evaluation.
+        better: number of tasks with a higher mean in the second evaluation.
+        worse: number of tasks with a lower mean in the second evaluation.
         p_value: two-sided p-value. The null hypothesis: both evaluations are the same on each task.
         exact: True if the p-value is exact, False if it comes from random sign flips.
     """
@@ -55,7 +57,7 @@ def difference_interval(differences: Sequence[float], level: float = LEVEL) -> I
 
     For the bounds, two tasks with the differences 1 and -1 are added. Bonett and Price (2012) do the same for paired
     proportions. Here Student's t replaces the normal quantile. With the two added tasks, the interval has a positive
-    width even if all differences are equal. It also contains the true mean often enough if few differences are not 0.
+    width even if all differences are equal. It also contains the true mean often enough if most differences are 0.
 
     Raises:
         ValueError: there are no differences, or a difference is outside [-1, 1].
