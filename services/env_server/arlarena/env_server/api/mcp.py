@@ -80,8 +80,9 @@ class RpcError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class McpCall:
-    """One request. `socket_session`: the session of the WebSocket that sent the request, None over HTTP. `caller`: the
-    client that sent the request. `header`: the session id in the header Mcp-Session-Id, None without this header.
+    """One request. `caller`: the client that sent the request. `socket_session`: the session of the WebSocket that
+    received the request; None for a request over HTTP. `header`: the session id in the header Mcp-Session-Id; None if
+    the request has no such header.
     """
 
     service: EnvironmentService

@@ -184,8 +184,8 @@ class Peers(ClusterMembers):
 
     @property
     def others(self) -> list[int]:
-        """The numbers of all other workers. The list begins after this worker's own number. Several full workers
-        therefore try different workers first.
+        """The numbers of all other workers. The list begins with the number after this worker's own number. If several
+        workers are full, they therefore do not all send new sessions to the same worker first.
         """
         return [(self.index + step) % self.count for step in range(1, self.count)]
 
@@ -217,7 +217,7 @@ class Peers(ClusterMembers):
         return [answer for answer in answers if not isinstance(answer, BaseException)]
 
     async def free_capacity(self) -> list[int]:
-        """Returns, for each of `others`, how many sessions it can open now. The number is 0 if it does not answer."""
+        """Returns how many sessions each worker in `others` can open now. A worker that does not answer counts as 0."""
         asked = (self.ask(worker, "GET", "/v1/capacity", Capacity) for worker in self.others)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         return [answer.available if isinstance(answer, Capacity) else 0 for answer in answers]

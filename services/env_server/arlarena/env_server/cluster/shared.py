@@ -91,9 +91,10 @@ def _error_result(item: BatchItem, error: ApiError) -> BatchResult:
 async def open_sessions(
     service: EnvironmentService, peers: Peers, request: CreateSessions, caller: Caller
 ) -> list[OpenedSession]:
-    """Open `request.count` sessions. If a session cannot be opened, all new sessions are closed. If this worker is not
-    full, it opens a single session itself. Several sessions are spread evenly over all workers. A batch of steps in
-    these sessions then uses all workers.
+    """Open `request.count` sessions. If a session cannot be opened, all new sessions are closed.
+
+    If `request.count` is 1 and this worker is not full, this worker opens the session. Otherwise, the sessions are
+    spread evenly over all workers. A later batch of steps in these sessions then uses all workers.
 
     Raises:
         ApiError: see `EnvironmentService.open`.
