@@ -137,10 +137,13 @@ async def test_a_batch_with_mixed_errors(api):
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        ({"op": "step", "action": {"text": "up"}, "index": 0}, "op 'step' has no index: it belongs to op 'reset'"),
-        ({"op": "close", "split": "train"}, "op 'close' has no split: it belongs to op 'reset'"),
-        ({"op": "state", "episode_id": "a"}, "op 'state' has no episode_id: it belongs to op 'reset'"),
-        ({"op": "reset", "step_index": 0}, "op 'reset' has no step_index: it belongs to op 'step'"),
+        (
+            {"op": "step", "action": {"text": "up"}, "index": 0},
+            "op 'step' must not have index: only op 'reset' has this field",
+        ),
+        ({"op": "close", "split": "train"}, "op 'close' must not have split: only op 'reset' has this field"),
+        ({"op": "state", "episode_id": "a"}, "op 'state' must not have episode_id: only op 'reset' has this field"),
+        ({"op": "reset", "step_index": 0}, "op 'reset' must not have step_index: only op 'step' has this field"),
         (
             {"op": "state", "action": {"text": "up"}},
             "op 'step' needs an action, such as {text: 'up'}; other ops must not have an action",

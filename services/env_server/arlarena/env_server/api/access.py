@@ -48,7 +48,9 @@ def read_tokens(path: Path) -> dict[bytes, str]:
         if not line.strip() or line.startswith("#"):
             continue
         if (found := _LINE.fullmatch(line.strip())) is None:
-            raise ConfigError(f"[environment] tokens_file: {path}, line {number} is neither TOKEN nor NAME:TOKEN")
+            raise ConfigError(
+                f"[environment] tokens_file: {path}, line {number} must have the form TOKEN or NAME:TOKEN"
+            )
         digest = _digest(found["token"])
         tenants[digest] = found["name"] or digest.hex()[:12]
     if not tenants:

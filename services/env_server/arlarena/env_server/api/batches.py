@@ -157,10 +157,10 @@ def _check_fields(item: BatchItem) -> None:
     if (item.op == "step") != (item.action is not None):
         raise invalid("op 'step' needs an action, such as {text: 'up'}; other ops must not have an action")
     if item.op != "step" and item.step_index is not None:
-        raise invalid(f"op {item.op!r} has no step_index: it belongs to op 'step'")
+        raise invalid(f"op {item.op!r} must not have step_index: only op 'step' has this field")
     if item.op != "reset" and (given := _reset_of(item)) != _NO_RESET:
         name = next(name for name, value in zip(RESET_FIELDS, given, strict=True) if value is not None)
-        raise invalid(f"op {item.op!r} has no {name}: it belongs to op 'reset'")
+        raise invalid(f"op {item.op!r} must not have {name}: only op 'reset' has this field")
 
 
 def _item_result(item: BatchItem, result: StepResult) -> BatchResult:
