@@ -106,7 +106,9 @@ async def test_each_cause_of_a_refusal_is_named() -> None:
         connected_runner(url, RolloutSettings(), None, LOG) as runner,
     ):
         right = await play_set(runner, ROOMS)
-        with pytest.raises(SetMismatch, match=r"other environment version: the server has sokoban rooms-1, but .* rooms-0"):
+        with pytest.raises(
+            SetMismatch, match=r"other environment version: the server has sokoban rooms-1, but .* rooms-0"
+        ):
             await check_set(runner, ROOMS, pins(right, version="rooms-0"))
         other = right.pin.options | {"max_moves": 8, "boxes": 2}
         with pytest.raises(SetMismatch, match="other options: boxes = 1 instead of 2; max_moves = 9 instead of 8"):
