@@ -16,7 +16,7 @@ from arlarena.inference.embedded.model import Model, Piece
 from arlarena.inference.embedded.prefix_cache import MIN_SHARED, CachedPrefix, PrefixCache
 from arlarena.inference.embedded.sequence import Score, Sequence, pack_key
 
-HEAD_ROWS = 512  # number of positions that are scored at a time; it limits the memory for logits
+HEAD_ROWS = 512  # maximum number of positions that are scored at a time; this limits the memory for logits
 
 
 @dataclass(slots=True)
@@ -92,7 +92,9 @@ class Prefiller:
         return self._put_into_cache(jobs, self.model.continue_(ids, [_next_piece(job, job.left) for job in jobs]))
 
     def cache_response(self, sequence: Sequence, kv: KeysValues) -> None:
-        """Put a sequence's prompt and response into the cache. `kv`: the sequence's keys and values."""
+        """Put a sequence's prompt and response into the cache. Does nothing if the sequence has fewer than `MIN_SHARED`
+        tokens with keys and values. `kv`: the sequence's keys and values.
+        """
         if sequence.length >= MIN_SHARED:
             self.cache.put(sequence.key + pack_key(sequence.tokens[:-1]), kv, None)  # the last token has no keys yet
 

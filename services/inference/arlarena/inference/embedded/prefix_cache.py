@@ -160,9 +160,9 @@ class PrefixCache:
         return None
 
     def _find_exact_prefix(self, key: bytes, blocks: int) -> CachedPrefix | None:
-        """Several cached sequences can begin with the same `blocks` full blocks and differ only in the next block: for
-        example different responses to one prompt. Returns the longest of these sequences that is a prefix of `key`.
-        Returns None if there is no such sequence.
+        """Returns the longest cached sequence that is a prefix of `key`, contains the first `blocks` full blocks of
+        `key`, and ends within the next block. Returns None if there is no such sequence. For example, different
+        responses to one prompt can begin with the same full blocks and differ only in the next block.
         """
         for length in range(min((blocks + 1) * BLOCK, len(key) // 4) - 1, blocks * BLOCK, -1):
             if (cached := self._sequences.get(key[: length * 4])) is not None:
@@ -182,9 +182,8 @@ class PrefixCache:
 
     def _evict(self, cached: CachedPrefix) -> None:
         del self._sequences[cached.key]
-        for block in reversed(
-            cached.blocks
-        ):  # `_allocate` takes the last free block first, and then gets them in order
+        # `_allocate` takes the last free block first. So a later sequence gets these blocks in ascending order.
+        for block in reversed(cached.blocks):
             self._refcounts[block] -= 1
             if not self._refcounts[block]:
                 self._free.append(block)

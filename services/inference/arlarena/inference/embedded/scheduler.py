@@ -109,8 +109,9 @@ class Scheduler:
     # --- admission ---
 
     def _admit(self) -> bool:
-        """Compute prompts within the budget of a step (`prefill_tokens`). Sequences with complete prompts get their
-        first token and a slot. Returns True if there was work.
+        """Compute waiting prompts within the step's budget of `prefill_tokens` prompt tokens. Each sequence with a
+        complete prompt gets its first token. If the sequence is not finished, it also gets a slot. Returns True if
+        there was work.
         """
         budget = self.prefill_tokens
         ready: list[ReadySequence] = []
@@ -179,8 +180,8 @@ class Scheduler:
         return self._advance(budget, ready)
 
     def _new_slot(self) -> int:
-        """Reserve a slot for a prompt of this step and return its number. The slots before it belong to running
-        sequences and to earlier prompts of this step.
+        """Reserve the next slot for a prompt of this step. Returns the number of the slot. The slots with lower numbers
+        belong to running sequences and to earlier prompts of this step.
         """
         self._next_slot += 1
         return self._next_slot - 1

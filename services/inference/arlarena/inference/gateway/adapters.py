@@ -1,5 +1,5 @@
-"""Handles vLLM's routes for LoRA adapters. The gateway loads each adapter on every replica. After the restart of a
-replica, the gateway loads all adapters on this replica again.
+"""Handles vLLM's routes for LoRA adapters. The gateway loads each adapter on every replica. When a replica has
+restarted, the gateway loads all adapters on this replica again.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Adapters:
         """Load all adapters on a replica. Called after a start or a failure of the replica.
 
         Raises:
-            aiohttp.ClientError: the replica does not answer.
+            aiohttp.ClientError, TimeoutError: the replica does not answer.
         """
         for body in self._loaded.values():
             await _post(replica, "/v1/load_lora_adapter", body)
@@ -58,7 +58,7 @@ class Adapters:
         return parse(call.body, _AdapterName).lora_name
 
     async def _post_to_all(self, call: ApiRequest) -> ApiResponse:
-        """Send a request to the replicas that accept requests, one after another. Stops after the first error response.
+        """Send a request to all replicas that accept requests, one after another. Stops after the first error response.
         Returns the last response.
 
         Raises:
@@ -69,7 +69,7 @@ class Adapters:
             if replica.accepts_requests:
                 try:
                     reply = await _post(replica, call.path, call.body)
-                except aiohttp.ClientError as error:
+                except (aiohttp.ClientError, TimeoutError) as error:
                     raise RequestError(
                         f"{replica.name} failed: {error!r}; send this request again", status=502
                     ) from error

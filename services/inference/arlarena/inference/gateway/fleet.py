@@ -92,8 +92,8 @@ class Fleet:
         Raises:
             ProbeError: the log-probs of a replica differ too much from the trainer's log-probs.
             VersionError: the version is damaged or cannot be loaded.
-            RequestError: status 503 if the time limit of the push expires first, because all replicas are down or a
-                replica is still updating.
+            RequestError: status 503 if the time limit of the push expires while all replicas are down or a replica is
+                still updating.
         """
         if isinstance(source, Path):
             manifest = await asyncio.to_thread(verify, source)  # if this fails, the old version stays the target
@@ -115,7 +115,9 @@ class Fleet:
         return ServedVersion(target.label, max(differences, default=None))
 
     async def restore(self, versions: Iterator[Path]) -> None:
-        """Call `serve` for one version after another, until a version is in service or another version is pushed."""
+        """Call `serve` for one version after another until a version is in service. Stops if the trainer pushes another
+        version. `versions`: the directories of the versions, newest first.
+        """
         while (directory := await asyncio.to_thread(next, versions, None)) is not None:
             while True:
                 try:
@@ -136,8 +138,8 @@ class Fleet:
     def _roll_back(self, target: Target, before: Target | None) -> None:
         """Replace the refused version `target` by the previous version `before`. If there is no previous version, there
         are two cases. If all replicas probe weights before they serve them, no replica uses the refused weights, and
-        the target becomes None. Otherwise the target does not change, and the replicas that have refused the weights
-        stay in the state `refused`. Does nothing if another version has become the target meanwhile.
+        the target becomes None. Otherwise the target does not change, and replicas that have refused the weights stay
+        in the state `refused`. Does nothing if another version has become the target meanwhile.
         """
         if self.target is target and (before or all(replica.driver.probes_before_serving for replica in self.replicas)):
             self._set_target(before)

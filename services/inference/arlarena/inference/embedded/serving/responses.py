@@ -71,8 +71,9 @@ class ResponseBuilder:
         )
 
     def generate_choice(self, index: int, s: Sequence, begin: int, end: int, *, final: bool) -> GenerateChoice:
-        """Returns the part of one choice with the tokens [begin, end). `index`: the index of the choice. `final`: True
-        if the part contains the last token of the choice.
+        """Returns one choice with its tokens [begin, end). A response that is not streamed contains all tokens of a
+        choice. An event of a stream contains a part. `index`: the index of the choice. `final`: True if this part is
+        the last part of the choice.
         """
         logprobs = None
         if self.plan.params.logprobs is not None:
@@ -183,8 +184,8 @@ class ResponseBuilder:
     # --- shared ---
 
     def token_texts(self, s: Sequence) -> list[TokenText] | None:
-        """Returns the texts of a response's tokens. If a stop string ended the response, text after the end of the
-        response is removed. Returns None if no log-probs are requested.
+        """Returns the text of each token of a response. If a stop string ended the response, the tokens contain no text
+        after the end of the response. Returns None if no log-probs are requested.
         """
         if self.plan.params.logprobs is None:
             return None
@@ -195,8 +196,8 @@ class ResponseBuilder:
         return texts.tokens
 
     def final_text(self, s: Sequence) -> str:
-        """Returns the text of a response. If a stop string ended the response, the text ends before this stop string,
-        or after it if the request has `include_stop_str_in_output`.
+        """Returns the text of a response. If a stop string ended the response, the text ends before this stop string.
+        If the request has `include_stop_str_in_output`, the text ends after the stop string.
         """
         p = self.plan.params
         text = self.text.decode(s.tokens, skip_special=p.skip_special_tokens)
@@ -210,9 +211,9 @@ class ResponseBuilder:
         return Usage(prompt, prompt + response, response)
 
     def prompt_logprobs(self, s: Sequence) -> PromptLogprobs | None:
-        """Returns one entry for each prompt token: its log-prob and rank, and those of the most likely tokens. The
-        entry of the first token is None. Returns None if prompt log-probs are not requested, or if `s` is not the first
-        choice of its prompt.
+        """Returns one entry for each prompt token. The entry contains the log-prob and the rank of the prompt token and
+        of the most likely tokens at its position. The entry of the first prompt token is None. Returns None instead of
+        the list if prompt log-probs are not requested, or if `s` is not the first choice of its prompt.
         """
         scored = s.scored
         if scored is None:

@@ -53,7 +53,7 @@ class Reader:
         return await self._workers.run(lambda: parse(body, kind), math.inf)
 
     async def completion(self, r: CompletionRequest, deadline: float) -> list[list[int]]:
-        """Returns the token ids of each prompt of a completion request, after all checks."""
+        """Returns the token ids of each prompt of a completion request. Checks the prompts and the deadline."""
 
         def read() -> list[list[int]]:
             prompts, tokens = [], 0
