@@ -47,8 +47,8 @@ class ReadySequence:
 
 
 class Scheduler:
-    """Schedules all unfinished sequences. `version`: the label of the weights in service. `updated`: the sequences to
-    deliver, which are finished sequences and streamed sequences with new tokens.
+    """Schedules all unfinished sequences. `version`: the label of the weights in service. `updated`: the sequences that
+    the engine must deliver. These are finished sequences, and streamed sequences with new tokens.
     """
 
     def __init__(self, model: Model, slots: Slots, cache: PrefixCache, prefill_tokens: int, version: str) -> None:
@@ -83,7 +83,9 @@ class Scheduler:
         return worked
 
     def forget_prompts(self) -> None:
-        """Remove all computed prompts. Called after a weight update."""
+        """Empty the prefix cache. If a prompt is partly computed, it is computed again from its first token. Called
+        after a weight update.
+        """
         self.cache.clear()
         if self._chunked is not None:
             self._chunked.forget()
@@ -138,8 +140,8 @@ class Scheduler:
         return bool(ready) or self._chunked is not None
 
     def _place(self, sequence: Sequence, jobs: dict[bytes, PrefillJob], ready: list[ReadySequence], budget: int) -> int:
-        """Try to admit `sequence`, the first sequence in the queue. Returns how many of its prompt tokens this step
-        computes. `budget`: how many prompt tokens this step can still compute.
+        """Try to take `sequence`, the first sequence in the queue, out of the queue. Returns how many of its prompt
+        tokens this step computes. `budget`: how many prompt tokens this step can still compute.
 
         - If the prompt's log-probs are requested (`score`), the prompt is computed at once, without the cache.
         - If an equal prompt is being computed or is in the cache, the sequence uses this prompt.
@@ -194,8 +196,9 @@ class Scheduler:
         return sequence
 
     def _advance(self, budget: int, ready: list[ReadySequence]) -> int:
-        """Compute the next piece of the chunked prompt, at most `budget` tokens. Returns the number of tokens of the
-        piece.
+        """Compute the next piece of the chunked prompt, which is the prompt that several steps compute. `budget`:
+        maximum number of tokens of the piece. Returns the number of tokens of the piece. If the prompt is now complete,
+        appends its sequences to `ready`.
         """
         job = self._chunked
         assert job is not None
@@ -213,7 +216,9 @@ class Scheduler:
         return piece
 
     def _begin_responses(self, ready: list[ReadySequence]) -> None:
-        """Sample the first token of each sequence. Unfinished sequences then get a slot."""
+        """Sample the first response token of each sequence in `ready`. Each sequence that is not finished afterwards
+        gets a slot.
+        """
         if not ready:
             return
         logits = torch.stack([item.logits for item in ready])

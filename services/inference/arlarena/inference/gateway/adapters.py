@@ -25,7 +25,9 @@ class _AdapterName(msgspec.Struct):
 
 
 class Adapters:
-    """The loaded adapters. `_loaded`: for each adapter's name, the body of the request that loaded the adapter."""
+    """The LoRA adapters that clients have loaded through the gateway. `_loaded`: for each adapter's name, the body of
+    the request that loaded the adapter.
+    """
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
@@ -34,14 +36,14 @@ class Adapters:
             replica.prepare = self.restore
 
     async def load(self, call: ApiRequest) -> AnyResponse:
-        """Handle `POST /v1/load_lora_adapter {"lora_name": …, "lora_path": …}`."""
+        """Handle `POST /v1/load_lora_adapter {"lora_name": …, "lora_path": …}`: load an adapter on all replicas."""
         name, reply = self._name(call), await self._post_to_all(call)
         if reply.status == 200:
             self._loaded[name] = call.body
         return reply
 
     async def unload(self, call: ApiRequest) -> AnyResponse:
-        """Handle `POST /v1/unload_lora_adapter {"lora_name": …}`."""
+        """Handle `POST /v1/unload_lora_adapter {"lora_name": …}`: remove an adapter from all replicas."""
         self._loaded.pop(self._name(call), None)
         return await self._post_to_all(call)
 

@@ -60,7 +60,9 @@ class Gateway:
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        """Start the engines, monitor the replicas, and stop the engines at shutdown."""
+        """Start the local engines and the monitoring of the replicas. Stop both at shutdown. If `weights_root` contains
+        an intact version, the newest intact version becomes the target.
+        """
         versions = intact_versions(self.settings.weights_root)
         newest = await asyncio.to_thread(next, versions, None)
         # The target is the version that all replicas must serve. It is set before the first check of a replica.

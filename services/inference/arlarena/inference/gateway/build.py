@@ -1,4 +1,4 @@
-"""Builds a gateway. The gateway's replicas are either local engines, which it starts, or remote policy servers."""
+"""Builds a gateway. Its replicas are either local engines or remote policy servers. It starts the local engines."""
 
 from __future__ import annotations
 

@@ -85,9 +85,10 @@ class Fleet:
     # --- weights ---
 
     async def serve(self, source: Source) -> ServedVersion:
-        """Make a version the target, and wait until every reachable replica serves the version. A replica that is down
-        gets the version later, before its next request. If a replica refuses the version, the previous version becomes
-        the target again. (`_roll_back` explains the case without a previous version.)
+        """Make a version the target (the version that all replicas must serve), and wait until every reachable replica
+        serves the version. A replica that is down gets the version later, before its next request. If a replica refuses
+        the version, the previous version becomes the target again. (`_roll_back` explains the case without a previous
+        version.) Returns the label of the version and the largest result of a probe.
 
         Raises:
             ProbeError: the log-probs of a replica differ too much from the trainer's log-probs.
@@ -145,8 +146,8 @@ class Fleet:
             self._set_target(before)
 
     def _reached(self, target: Target) -> bool:
-        """True if every replica is done with the target or is down, and at least one replica is done. A replica is done
-        with the target if it serves the target or has refused the target.
+        """True if every replica is done or down, and at least one replica is done. A replica is done if it serves the
+        version `target` or has refused it.
         """
         done = [
             bool(replica.failure_reason(target)) or (replica.state == "ready" and replica.version == target.label)
@@ -164,10 +165,10 @@ class Fleet:
         change.set()
 
     async def _wait(self, deadline: float, why: str) -> None:
-        """Wait until the state of any replica changes.
+        """Wait until the state of any replica changes. `why`: the message of the error.
 
         Raises:
-            RequestError: status 503, with the message `why`, if `deadline` (seconds of `time.monotonic`) has passed.
+            RequestError: status 503 if no state changes before `deadline` (in seconds of `time.monotonic`).
         """
         try:
             await asyncio.wait_for(self._change.wait(), deadline - time.monotonic())

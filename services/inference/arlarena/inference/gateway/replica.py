@@ -93,7 +93,8 @@ class Replica:
 
     async def begin_request(self, sampling: bool) -> None:
         """Count a new request. `sampling`: whether the request samples tokens. A sampling request waits here until the
-        replica has fewer than `max_requests` sampling requests. The caller must call `end_request` after the request.
+        replica has fewer than `max_requests` unfinished sampling requests. The caller must call `end_request` after the
+        request.
         """
         self.in_flight += 1
         self.asked += 1
@@ -118,9 +119,9 @@ class Replica:
         return self.accepts_requests
 
     def mark_down(self) -> None:
-        """Set the state `down`, and start a check at once. Called if the replica did not answer or its process has
-        ended. The replica must pass the probe again before it gets requests. If the replica has refused the target, its
-        state does not change.
+        """Set the state `down`, and start a check of the replica at once. Called if the replica did not answer or its
+        process has ended. The replica must pass the probe again before it gets requests. If the replica has refused the
+        target (the version that it must serve), its state does not change.
         """
         self.probed = None
         if self.failure is None:
@@ -128,7 +129,7 @@ class Replica:
         self._wake.set()
 
     def wake(self) -> None:
-        """Start a check of the replica at once. Called after a change of the target."""
+        """Start a check of the replica at once. Called when the replica must serve another version of the weights."""
         self._wake.set()
 
     def failure_reason(self, target: Target) -> str | None:
@@ -136,7 +137,9 @@ class Replica:
         return self.failure[1] if self.failure is not None and self.failure[0] is target else None
 
     async def maintain(self, target: Callable[[], Target | None]) -> None:
-        """Call `_check` at intervals, until cancelled. `target`: a function that returns the current target."""
+        """Check the replica at intervals, until cancelled. `target`: a function that returns the version that the
+        replica must serve, or None.
+        """
         while True:
             self._wake.clear()
             checked = target()
@@ -152,8 +155,9 @@ class Replica:
         return min(self._interval_s, pause) if self.state == "down" else self._interval_s
 
     async def _check(self, target: Target | None) -> None:
-        """Check the replica once. Push the target if the replica does not serve the target, or if the target has not
-        passed the probe on this replica.
+        """Check the replica once, and set its state. `target`: the version that the replica must serve; None if every
+        version is accepted. If the replica does not serve `target`, or if `target` has not passed the probe on this
+        replica, push `target` to the replica.
         """
         if target is not None and self.failure_reason(target):
             return  # the replica has refused this target
@@ -185,7 +189,7 @@ class Replica:
             self._no_push.set()
 
     async def _push(self, target: Target) -> None:
-        """Push the target to the replica. If the replica was ready, it continues to get requests during the push."""
+        """Push the version `target` to the replica. If the replica was ready, it gets requests during the push."""
         self._set_state("pushing" if self.accepts_requests else "behind")
         self._no_push.clear()
         self._record(target.label)

@@ -95,7 +95,7 @@ class ResponseBuilder:
     # --- /v1/completions ---
 
     def completion(self, *, return_ids: bool) -> CompletionResponse:
-        """Returns the response of `/v1/completions`. `return_ids`: also return the token ids."""
+        """Returns the response of `/v1/completions`. `return_ids`: also return the token ids of prompts and choices."""
         choices = [
             CompletionChoice(
                 index=i,
@@ -114,7 +114,9 @@ class ResponseBuilder:
         )
 
     def completion_logprobs(self, s: Sequence, begin: int, texts: list[TokenText] | None) -> CompletionLogprobs | None:
-        """Returns the log-probs of the tokens from index `begin` on. `texts`: the texts of these tokens."""
+        """Returns the log-probs of some tokens of a response. `begin`: the index of the first of these tokens. `texts`:
+        the texts of these tokens. Returns None if no log-probs are requested.
+        """
         if self.plan.params.logprobs is None or texts is None:
             return None
         lists = CompletionLogprobs([], [], [], [])
@@ -127,8 +129,9 @@ class ResponseBuilder:
         return lists
 
     def _by_text(self, sampled: str, top: list[tuple[int, float]]) -> dict[str, float]:
-        """Returns the log-probs of candidate tokens, by the text of the token. If two candidates have the same text,
-        the key of the second candidate is `token_id:ID`. `sampled`: the text of the sampled token, which is `top[0]`.
+        """Returns a dictionary with the log-prob of each candidate token. The keys are the texts of the tokens. If two
+        candidates have the same text, the key of the second candidate is `token_id:ID`. `top`: pairs (id, log-prob) of
+        the candidates, with the sampled token first. `sampled`: the text of the sampled token.
         """
         candidates: dict[str, float] = {sampled: top[0][1]}
         for token, value in top[1:]:
@@ -139,7 +142,9 @@ class ResponseBuilder:
     # --- /v1/chat/completions ---
 
     def chat(self, *, return_ids: bool) -> ChatResponse:
-        """Returns the response of `/v1/chat/completions`. `return_ids`: also return the token ids."""
+        """Returns the response of `/v1/chat/completions`. `return_ids`: also return the token ids of the prompt and of
+        all choices.
+        """
         choices = [
             ChatChoice(
                 index=i,
@@ -163,7 +168,9 @@ class ResponseBuilder:
         )
 
     def chat_logprobs(self, s: Sequence, begin: int, texts: list[TokenText] | None) -> ChatLogprobs | None:
-        """Returns the log-probs of the tokens from index `begin` on. `texts`: the texts of these tokens."""
+        """Returns the log-probs of some tokens of a response. `begin`: the index of the first of these tokens. `texts`:
+        the texts of these tokens. Returns None if no log-probs are requested.
+        """
         if self.plan.params.logprobs is None or texts is None:
             return None
         content = []
@@ -244,7 +251,7 @@ def _candidates(s: Sequence, i: int) -> list[tuple[int, float, int]]:
 
 
 def new_response_id(kind: str) -> str:
-    """Returns a random id for a response. `kind`: the id's prefix. The id for the prefix `cmpl` is, for example,
-    `cmpl-6f0c…`.
+    """Returns a random id for a response. `kind`: the id's prefix. An example of an id with the prefix `cmpl` is
+    `cmpl-6f0c1d2e3a4b5c6d`.
     """
     return f"{kind}-{secrets.token_hex(8)}"

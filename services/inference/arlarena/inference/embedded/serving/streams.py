@@ -86,7 +86,7 @@ class Stream:
         self.cursors = [StreamCursor(index, sequence) for index, sequence in enumerate(self.builder.sequences)]
 
     def updated_cursors(self) -> Iterator[StreamCursor]:
-        """Yields the cursor of each choice with something to send, and moves the cursor to the new tokens."""
+        """Yields the cursor of each choice that has an event to send, and moves the cursor to the new tokens."""
         return (cursor for cursor in self.cursors if cursor.advance())
 
     def first_prompt(self, cursor: StreamCursor) -> list[int] | None:
