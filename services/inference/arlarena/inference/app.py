@@ -105,7 +105,7 @@ class InferenceServer:
         return Route(path, Endpoint(handler, limit, self.log, access), methods=[method])
 
     def ready(self, retry_after_s: int = BUSY_RETRY_S) -> Serving:
-        """Returns the loaded model and its routes.
+        """Returns the loaded model and its routes. `retry_after_s`: seconds in the header `Retry-After` of the error.
 
         Raises:
             RequestError: status 503 if the model is not loaded yet, or if the engine has ended.

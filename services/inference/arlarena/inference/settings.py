@@ -172,7 +172,8 @@ def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> Inference
 
 
 def check_model(settings: InferenceSettings) -> None:
-    """Check that there is something to serve and that `model` has all files. Called before the port is bound.
+    """Check that `model`, `weights_root` or `replica_urls` is set, and that the directory `model` has all files. Called
+    before the port is bound.
 
     Raises:
         ConfigError: `model`, `weights_root` and `replica_urls` are all unset, or files of the model are missing.

@@ -24,9 +24,10 @@ _VALUES_PER_MESSAGE = 16
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """The limits on one request. Each limit is a maximum number. `sequences`: sequences of the request; the limit is
-    the number of sequences that the server can run and queue. `text_chars`: characters of a text. `messages`: messages
-    in a conversation. `prompt_tokens`: tokens of all prompts together. `logprobs`: log-probs in the response.
+    """The limits on one request. Each field is a maximum number. `sequences`: the maximum number of sequences of a
+    request, which is the number of sequences that the server can run and queue. `text_chars`: characters of a text.
+    `messages`: messages of a conversation. `prompt_tokens`: tokens of all prompts together. `logprobs`: log-probs in
+    the response.
 
     The argument `param` of the methods is the name of the field in the error.
     """
@@ -176,8 +177,8 @@ class RequestLimits:
 
 
 def json_size(value: Any) -> tuple[int, int]:
-    """Returns the size of a JSON value: (number of items in all lists and objects, number of characters in all strings
-    and names).
+    """Returns (items, characters) of a JSON value. `items`: the number of items in all lists and objects. `characters`:
+    the number of characters in all strings and field names.
     """
     items = chars = 0
     stack = [value]

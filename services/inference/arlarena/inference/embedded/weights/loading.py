@@ -58,7 +58,8 @@ def load_version(directory: Path, arch: Architecture | None = None) -> LoadedVer
 
 
 def _run_probe(directory: Path, probe: ManifestProbe, arch: Architecture, parameters: Parameters) -> float:
-    """Compute the log-probs of the probe. Returns the largest absolute difference from the trainer's log-probs.
+    """Compute the log-probs of the probe's token ids with the weights `parameters`. Returns the largest absolute
+    difference from the trainer's log-probs.
 
     Raises:
         VersionError: the probe is malformed.
