@@ -39,7 +39,7 @@ BACKLOG = 2048
 # CPython's thread switch interval, in seconds. The engine's thread releases the GIL in every torch call. After the
 # call, another thread can hold the GIL. The engine's thread then waits up to this interval. CPython's default is 5 ms.
 SWITCH_INTERVAL_S = 0.0005
-# Matches the beginning of the path `/weights/DIRECTORY/FILE`, to which a weight file is uploaded.
+# Matches the path of an upload of a weight file, `/weights/DIRECTORY/FILE`, up to the last slash.
 _UPLOAD = re.compile(f"{WEIGHTS_ROUTE}/[^/?]+/".encode())
 
 

@@ -17,7 +17,7 @@ from arlarena.proto.policy import SamplingParams
 # about 4 characters per token.
 CHARS_PER_TOKEN = 16
 MIN_TEXT_CHARS = 1 << 18  # the lowest default of the setting max_text_chars
-# A conversation can have at most this number, times the setting max_messages, of fields and list items in all messages.
+# Multiplied by the setting max_messages: the maximum number of fields and list items of all messages of a conversation.
 # Examples of list items are content parts and tool calls.
 _VALUES_PER_MESSAGE = 16
 

@@ -29,7 +29,7 @@ from arlarena.proto.policy import CompletionRequest
 
 T = TypeVar("T")
 
-# If a request has at most this many characters and parts, it is tokenised on the event loop, in a few milliseconds.
+# If a request has at most this many characters, fields and list items, the event loop tokenises it in milliseconds.
 # Longer requests are tokenised in a thread.
 _SHORT_TEXT = 4096
 _LONG_BODY = 1 << 16  # in bytes; a longer body is decoded in a thread
