@@ -6,6 +6,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from arlarena.inference.api.asgi import ApiRequest
+from arlarena.inference.api.errors import RequestError
+from arlarena.inference.gateway import adapters
+from arlarena.inference.gateway.fleet import Fleet
 from arlarena.inference.gateway.replica import Replica, Target
 from arlarena.inference.gateway.weight_drivers import RestartNeeded
 from arlarena.inference.weights.versions import ProbeError, VersionError
@@ -93,3 +97,27 @@ async def test_a_second_failure_in_the_same_state_notifies_waiters():
     again = Target(WANTED.label, WANTED.source)
     await maintain(one, lambda: one.failure_reason(again), again)
     assert notified[-1] == "other shape"
+
+
+async def test_an_adapter_request_without_an_answer_in_time_is_status_502(monkeypatch):
+    monkeypatch.setattr(adapters, "_LIMIT_S", 0.05)
+
+    async def answer_never(reader, writer):
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(answer_never, "127.0.0.1", 0)
+    async with server, aiohttp.ClientSession() as session:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        one = Replica("one", url, session, Driver(), 0.01, Logger("test", "error"))
+        one.state = "ready"
+        fleet = Fleet([one], 0, Logger("test", "error"))
+        body = b'{"lora_name": "x", "lora_path": "/x"}'
+        call = ApiRequest("POST", "/v1/load_lora_adapter", body, [], b"", _never)
+        with pytest.raises(RequestError, match="one failed: TimeoutError") as error:
+            await adapters.Adapters(fleet).load(call)
+    assert error.value.status == 502
+
+
+async def _never():
+    raise AssertionError("the handler has the complete body already")

@@ -1,10 +1,13 @@
 """Settings: the file, the environment, flags, and errors that name the fix."""
 
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from arlarena.inference.__main__ import open_listeners
 from arlarena.inference.settings import InferenceSettings, check_model, load, read_variables, secret
 from arlarena.proto.config import ConfigError
 
@@ -100,9 +103,34 @@ def test_an_error_about_a_secret_does_not_show_it(tmp_path, name):
 
 
 def test_a_missing_model_is_refused_before_the_port_is_bound(tmp_path):
-    with pytest.raises(ConfigError, match="nothing to serve: give model"):
+    with pytest.raises(ConfigError, match="nothing to serve: set either model"):
         check_model(load(None))
     with pytest.raises(ConfigError, match=r"is not a Hugging Face model: it lacks config.json, weights"):
         check_model(load(None, {"model": tmp_path}))
     check_model(load(None, {"weights_root": tmp_path}))  # versions may exist or be uploaded later
     check_model(InferenceSettings(replica_urls=("http://a:1",)))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("x" * 200, "AF_UNIX path too long"), ("missing/engine.sock", "No such file or directory")],
+)
+def test_a_unix_socket_that_cannot_be_bound_is_named(tmp_path, capsys, monkeypatch, name, reason):
+    monkeypatch.chdir(tmp_path)
+    assert open_listeners(InferenceSettings(), Path(name)) == []
+    assert capsys.readouterr().err == f"error: {name} cannot be bound: {reason}\n"
+
+
+def test_a_unix_socket_in_use_is_named_with_its_flag(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a relative path is always short enough for a socket
+    with socket.socket(socket.AF_UNIX) as taken:
+        taken.bind("engine.sock")
+        assert open_listeners(InferenceSettings(), Path("engine.sock")) == []
+    assert capsys.readouterr().err == "error: engine.sock is in use: choose another --uds\n"
+
+
+def test_the_setting_of_a_port_in_use_is_named(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert open_listeners(InferenceSettings(port=0, admin_port=port), None) == []
+    assert capsys.readouterr().err == f"error: 127.0.0.1:{port} is in use: choose another [inference] admin_port\n"

@@ -47,7 +47,7 @@ def test_on_a_cpu_vllm_uses_float32_and_no_chunked_prefill():
 def test_a_missing_vllm_or_model_is_named(tmp_path):
     with pytest.raises(ConfigError, match="make setup EXTRA=vllm"):
         check(InferenceSettings(engine="vllm", vllm_python=tmp_path / "python"))
-    with pytest.raises(ConfigError, match="weights_root has no intact version; set model"):
+    with pytest.raises(ConfigError, match="no intact version in weights_root: set model"):
         model_to_serve(InferenceSettings(engine="vllm", weights_root=tmp_path))
 
 

@@ -1,8 +1,8 @@
 """`python -m arlarena.inference --config FILE`: bind the address, print it, load the model, and serve until SIGTERM.
 
-If there is only one embedded engine (the torch engine of this package), the engine runs in this process. With vLLM,
-several engines or remote servers (`replica_urls`), this process is a gateway: it forwards requests to the engines or
-servers.
+If there is only one embedded engine (the torch engine of this package), the engine runs in this process. Otherwise,
+this process is a gateway: it forwards requests to vLLM, to several embedded engines, or to remote policy servers
+(`replica_urls`).
 
 Exit codes: 0: stopped by a signal. 1: the model cannot be served, or the engine failed. 2: configuration error. 3: an
 address cannot be bound.
@@ -36,10 +36,10 @@ from arlarena.proto.versions.directory import WEIGHTS_ROUTE
 EXIT_FAILED, EXIT_ADDRESS = 1, 3
 BACKLOG = 2048
 
-# CPython's thread switch interval, in seconds. The engine's thread releases the GIL in every torch call. If another
-# thread handles requests, the engine's thread then waits for the GIL up to this interval. CPython's default is 5 ms.
+# CPython's thread switch interval, in seconds. The engine's thread releases the GIL in every torch call. After the
+# call, another thread can hold the GIL. The engine's thread then waits up to this interval. CPython's default is 5 ms.
 SWITCH_INTERVAL_S = 0.0005
-# Matches the beginning of the path `/weights/DIRECTORY/FILE`, to which a weight file is uploaded.
+# Matches the path of an upload of a weight file, `/weights/DIRECTORY/FILE`, up to the last slash.
 _UPLOAD = re.compile(f"{WEIGHTS_ROUTE}/[^/?]+/".encode())
 
 
@@ -64,7 +64,7 @@ def bind(host: str, port: int, path: Path | None = None) -> socket.socket:
     """Open a listening socket: a Unix socket at `path`, or a TCP socket if `path` is None.
 
     Raises:
-        OSError: the address is in use, or does not belong to this machine.
+        OSError: the address is in use, is invalid, or does not belong to this machine.
     """
     family = socket.AF_UNIX if path else socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -118,8 +118,8 @@ async def serve_gateway(
 
 
 def _limits(settings: InferenceSettings) -> HttpLimits:
-    """Returns the HTTP limits. `held_bytes` does not limit uploads of weight files, because an upload is written to
-    disk while it arrives.
+    """Returns the limits on connections and request bodies. Uploads of weight files are exempt from the limits on the
+    size of bodies, because the server writes an upload to disk while the upload arrives.
     """
     return HttpLimits(
         body_bytes=settings.max_body_mb << 20,
@@ -130,7 +130,7 @@ def _limits(settings: InferenceSettings) -> HttpLimits:
 
 
 def _uvicorn(app: Starlette, settings: InferenceSettings) -> _Uvicorn:
-    """Returns an HTTP server that shuts down after SIGTERM or SIGINT."""
+    """Returns an HTTP server for `app`. The server shuts down after SIGTERM or SIGINT."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -149,25 +149,25 @@ def _uvicorn(app: Starlette, settings: InferenceSettings) -> _Uvicorn:
 
 
 def open_listeners(settings: InferenceSettings, path: Path | None) -> list[socket.socket]:
-    """Open a TCP socket for `port`, and a second TCP socket if `admin_port` is set. If `path` is not None, open only a
-    Unix socket at `path`.
+    """Returns the listening sockets. If `path` is None, there is a TCP socket for the setting `port`, and a second TCP
+    socket if the setting `admin_port` is set. If `path` is not None, there is only a Unix socket at `path`.
 
     If an address cannot be bound, prints the reason and returns an empty list.
     """
-    ports = {"port": settings.port}
+    ports = {"--port" if path is None else "--uds": settings.port}
     if path is None and settings.admin_port is not None:
-        ports["admin_port"] = settings.admin_port
+        ports["[inference] admin_port"] = settings.admin_port
     listeners: list[socket.socket] = []
-    for name, port in ports.items():
+    for setting, port in ports.items():
         try:
             listeners.append(bind(settings.host, port, path))
         except OSError as error:
             for listener in listeners:
                 listener.close()
             taken = error.errno == errno.EADDRINUSE
-            fix = "--port" if name == "port" else "[inference] admin_port"
-            why = f"is in use; choose another {fix}" if taken else f"cannot be bound: {error.strerror}"
-            print(f"error: {settings.host}:{port} {why}", file=sys.stderr)
+            # If the path of a Unix socket is too long, `strerror` is None.
+            why = f"is in use: choose another {setting}" if taken else f"cannot be bound: {error.strerror or error}"
+            print(f"error: {f'{settings.host}:{port}' if path is None else path} {why}", file=sys.stderr)
             return []
     return listeners
 

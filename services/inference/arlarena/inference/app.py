@@ -50,9 +50,9 @@ ADMIN_ROUTES = (
 
 
 class InferenceServer:
-    """The state of the process. `stop`: a function that ends the process; called if the model cannot be loaded or the
-    engine fails. `serving`: the loaded model and its routes; None while the model is loading. `failure`: the reason why
-    the process ends; None if nothing has failed.
+    """The state of the process. `stop`: a function that ends the process. This class calls `stop` if the model cannot
+    be loaded or the engine fails. `serving`: the loaded model and its routes; None while the model is loading.
+    `failure`: the reason why the process ends; None if nothing has failed.
     """
 
     def __init__(self, settings: InferenceSettings, log: Logger, stop: Callable[[], None]) -> None:
@@ -96,7 +96,7 @@ class InferenceServer:
         self._stop()
 
     def route(self, method: str, path: str, access: Access) -> Route:
-        """Returns a route that answers 503 until the model is loaded."""
+        """Returns the route for `method` and `path`. The route answers 503 until the model is loaded."""
 
         async def handler(call: ApiRequest) -> AnyResponse:
             return await self.ready(LOADING_RETRY_S).routes[method, path](call)
@@ -105,7 +105,7 @@ class InferenceServer:
         return Route(path, Endpoint(handler, limit, self.log, access), methods=[method])
 
     def ready(self, retry_after_s: int = BUSY_RETRY_S) -> Serving:
-        """Returns the loaded model.
+        """Returns the loaded model and its routes. `retry_after_s`: seconds in the header `Retry-After` of the error.
 
         Raises:
             RequestError: status 503 if the model is not loaded yet, or if the engine has ended.
@@ -123,7 +123,7 @@ class InferenceServer:
         return _json({"status": "ok", "weight_version": serving.engine.version})
 
     async def readiness(self, request: Request) -> Response:
-        """Returns 200 if the model is loaded and the engine's thread is alive, 503 otherwise (as `health`)."""
+        """Returns 200 if the model is loaded and the engine's thread is alive, 503 otherwise."""
         self.ready()
         return _json({"status": "ready"})
 
@@ -148,7 +148,7 @@ async def http_error(request: Request, error: Exception) -> Response:
     route = f"{request.method} {request.url.path}"
     reasons = {
         404: f"there is no route {route}; OpenAI's routes are /v1/chat/completions, /v1/completions and /v1/models",
-        405: f"{route}: this route accepts {(error.headers or {}).get('Allow', 'another method')}",
+        405: f"{route}: this route accepts only {(error.headers or {}).get('Allow', 'another method')}",
     }
     status = error.status_code
     converted = RequestError(reasons.get(status, f"{route}: {error.detail}"), status=status)

@@ -77,7 +77,8 @@ class InferenceSettings(InferenceKeys):
     )
     replica_urls: tuple[str, ...] = Field(
         (),
-        description="addresses of policy servers; if set, this service starts no engine and forwards requests to them",
+        description="addresses of policy servers; if set, this service starts no engine and forwards requests to these "
+        "servers",
     )
     replica_wait_s: PositiveFloat = Field(
         10.0, description="maximum time that a request waits for an available replica; afterwards the response is 503"
@@ -138,14 +139,16 @@ def read_variables(environment: Mapping[str, str] | None = None) -> dict[str, st
 
 
 def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> InferenceSettings:
-    """Returns the settings. Flags override environment variables. Environment variables override the file. If `model`
-    is a name on the Hugging Face Hub, the returned `model` is the model's directory in the local cache. If the cache
-    does not contain the model, the model is downloaded first. `path`: the configuration file. `flags`: values by
-    setting; None means that a flag is not set.
+    """Returns the settings. Command-line flags override environment variables. Environment variables override the
+    configuration file. If `model` is a name on the Hugging Face Hub, the returned `model` is the model's directory in
+    the local cache. If the cache does not contain the model, this function downloads the model first.
+
+    `path`: the configuration file. `flags`: the values of command-line flags, by the name of the setting. A flag with
+    the value None is ignored.
 
     Raises:
-        ConfigError: a setting is unknown, malformed or missing; two settings contradict each other; or the model does
-            not exist.
+        ConfigError: the file cannot be read; a setting is unknown, malformed or missing; two settings contradict each
+            other; or the model does not exist.
     """
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     settings = load_table(path, "inference", InferenceSettings, {**read_variables(), **given})
@@ -155,7 +158,9 @@ def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> Inference
         raise ConfigError(f"[inference] replica_urls: {error}") from error
     _check_secrets(settings)
     if settings.admin_port == settings.port:
-        raise ConfigError(f"[inference] admin_port = {settings.admin_port} is also port: choose another admin_port")
+        raise ConfigError(
+            f"[inference] admin_port = {settings.admin_port} is the same as port: choose another admin_port"
+        )
     if settings.replicas > 1 and settings.engine == "vllm" and settings.vllm_device == "cuda":
         raise ConfigError(
             f'[inference] replicas = {settings.replicas} is not possible with engine = "vllm" on GPUs: set '
@@ -167,16 +172,19 @@ def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> Inference
 
 
 def check_model(settings: InferenceSettings) -> None:
-    """Check that there is something to serve and that `model` has all files. Called before the port is bound.
+    """Check that `model`, `weights_root` or `replica_urls` is set, and that the directory `model` has all files. Called
+    before the port is bound.
 
     Raises:
         ConfigError: `model`, `weights_root` and `replica_urls` are all unset, or files of the model are missing.
     """
     model = settings.model
     if model is None and settings.weights_root is None and not settings.replica_urls:
-        raise ConfigError("[inference] nothing to serve: give model (--model DIR or NAME) or weights_root")
+        raise ConfigError("[inference] nothing to serve: set either model (or the flag --model) or weights_root")
     if model is not None and (missing := missing_files(model)):
-        raise ConfigError(f"[inference] model: {model} is not a Hugging Face model: it lacks {', '.join(missing)}")
+        raise ConfigError(
+            f"[inference] model = {str(model)!r} is not a Hugging Face model: it lacks {', '.join(missing)}"
+        )
 
 
 def needs_gateway(settings: InferenceSettings) -> bool:
@@ -199,8 +207,8 @@ def _check_secrets(settings: InferenceSettings) -> None:
     for name, value, resource in secrets:
         if value is None:
             raise ConfigError(
-                f"[inference] host = {settings.host!r} lets other machines reach {resource}: set {name}, preferably "
-                f"by the environment variable {ENVIRONMENT_PREFIX}{name.upper()}"
+                f"[inference] host = {settings.host!r} lets other machines reach {resource}: set [inference] {name}, "
+                f"preferably by the environment variable {ENVIRONMENT_PREFIX}{name.upper()}"
             )
 
 

@@ -18,7 +18,7 @@ def refusal(server, route, data, headers=None, status=400):
 UNDECODABLE = [
     ('{"prompt": "café"}'.encode("latin-1"), "byte 0xe9 at offset 15", "encode it as UTF-8"),
     (b'{"prompt": "\xed\xa0\x80"}', "byte 0xed at offset 12", "encode it as UTF-8"),
-    (b'\xef\xbb\xbf{"prompt": "x"}', "byte-order mark", "send UTF-8 without it"),
+    (b'\xef\xbb\xbf{"prompt": "x"}', "byte-order mark", "send UTF-8 without this mark"),
     ('{"prompt": "x"}'.encode("utf-16"), "UTF-16", "encode it as UTF-8"),
     ('{"prompt": "x"}'.encode("utf-16-be"), "UTF-16", "encode it as UTF-8"),
     ('{"prompt": "x"}'.encode("utf-32-le"), "UTF-32", "encode it as UTF-8"),

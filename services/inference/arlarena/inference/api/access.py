@@ -53,8 +53,8 @@ class Access:
             raise RequestError(self.token_error, status=401)
 
     def _has_valid_token(self, authorization: bytes) -> bool:
-        """True if the header contains a valid token. The header is compared with all tokens, each in constant time.
-        Otherwise the response time could reveal a token.
+        """True if `authorization`, the value of the header `Authorization`, is `Bearer TOKEN` with a valid token. Each
+        comparison with a valid token takes constant time. Otherwise, the response time could reveal a valid token.
         """
         scheme, _, token = authorization.partition(b" ")
         matches = [hmac.compare_digest(token.strip(), known.encode()) for known in self.tokens]
@@ -66,8 +66,8 @@ EVERYBODY = Access()
 
 def model_access(settings: InferenceSettings) -> Access:
     """Returns the access rules of the model routes. If an API key is set, a request needs the API key or the
-    administrator's token. If no API key is set, requests from web pages of other sites are refused. (In a browser on
-    this machine, a page of any site can send requests to loopback addresses.)
+    administrator's token. If no API key is set, the routes refuse requests from web pages of other sites. (In a browser
+    on this machine, a page of any site can send requests to loopback addresses.)
     """
     key, admin = secret(settings.api_key), secret(settings.admin_token)
     if key is None:

@@ -142,8 +142,9 @@ class Endpoint:
         return RequestError(f"internal error: {type(error).__name__}; see the server's log", status=500)
 
     async def _stream(self, stream: EventStream, send: Send) -> None:
-        """Send a stream of events, then the event `[DONE]`. An error before the first event is raised, and the caller
-        sends an ordinary error response. A later error is sent as an event before `[DONE]`.
+        """Send a stream of events, then the event `[DONE]`. If an error occurs before the first event, this method
+        raises the error, and the caller sends an ordinary error response. If a later error occurs, this method sends
+        the error as an event before `[DONE]`. If the client disconnects, this method stops without a further event.
         """
         first = await anext(stream.events)
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
@@ -196,7 +197,9 @@ def _check_encoding(scope: Scope) -> None:
     """
     coding = dict(scope["headers"]).get(b"content-encoding", b"").decode("latin-1").strip().lower()
     if coding not in ("", "identity"):
-        message = f"the body is encoded with {coding!r} (Content-Encoding): send it uncompressed, without that header"
+        message = (
+            f"the body is encoded with {coding!r} (Content-Encoding): send the body uncompressed, without this header"
+        )
         raise RequestError(message, status=415)
 
 

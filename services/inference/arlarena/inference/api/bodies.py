@@ -20,8 +20,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_DIGITS = 308  # the largest float has 309 digits, so every integer of 308 digits can be converted to a float
 # Maximum total number of the characters "[", "{" and ":" in a body. Decoding takes about 2 µs for each of them.
 _MAX_MARKS = 200_000
-# Maximum size of a body in which the invalid field is searched for an error message. The search takes 20 times as long
-# as decoding the body.
+# If an invalid body is larger than this, the error message does not name the invalid field. Finding the field takes 20
+# times as long as decoding the body.
 _MAX_EXPLAINED_BYTES = 1 << 18
 
 
@@ -36,13 +36,14 @@ def read_json(body: bytes) -> Any:
     """Decode a JSON body.
 
     Raises:
-        RequestError: status 400 if the body is not UTF-8, is not JSON, is nested too deeply, or contains NaN, a number
-            out of range or half of a surrogate pair. Status 413 if the total number of lists, objects and fields in
-            the body is too large.
+        RequestError: status 400 if the body is not UTF-8, is not JSON or is nested too deeply. Status 400 if it
+            contains NaN, a number out of range, or half of a surrogate pair. Status 413 if it contains more than
+            `_MAX_MARKS` of the characters `[`, `{` and `:`, including those inside strings.
     """
     if len(body) > _MAX_MARKS and sum(map(body.count, (b"[", b"{", b":"))) > _MAX_MARKS:
         raise RequestError(
-            f"the body has more than {_MAX_MARKS} brackets, braces and colons in total: send several smaller requests",
+            f"the body has more than {_MAX_MARKS} opening brackets, opening braces and colons in total: send several "
+            "smaller requests",
             status=413,
         )
     try:
@@ -55,7 +56,7 @@ def read_json(body: bytes) -> Any:
 
 def _json_error(body: bytes, fallback: str) -> RequestError:
     """Returns an error that describes the problem of an invalid body. `fallback`: the decoder's message. The error
-    contains this message if no invalid field is found.
+    contains the decoder's message if this function finds no better description.
     """
     if problem := _encoding_problem(body):
         return RequestError(f"the body {problem}", code="invalid_json")
@@ -77,8 +78,8 @@ def _json_error(body: bytes, fallback: str) -> RequestError:
 
 
 def param_of(path: str) -> str | None:
-    """Returns the `param` of an error for the path of a field, or None for an empty path. The prefix `sampling_params.`
-    is removed, so a sampling parameter has the same name in the errors of all routes.
+    """Returns the `param` of an error about the field at `path`. It is `path` without the prefix `sampling_params.`, so
+    a sampling parameter has the same name in the errors of all routes. Returns None if `path` is empty.
     """
     return path.removeprefix("sampling_params.") or None
 
@@ -90,7 +91,7 @@ def _encoding_problem(body: bytes) -> str:
     if body.startswith(_GZIP):
         return "is compressed with gzip: send it uncompressed"
     if body.startswith(codecs.BOM_UTF8):
-        return "begins with a byte-order mark (bytes EF BB BF): send UTF-8 without it"
+        return "begins with a byte-order mark (bytes EF BB BF): send UTF-8 without this mark"
     if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or 0 in body[:4]:
         return "is UTF-16 or UTF-32, not UTF-8: encode it as UTF-8"
     try:
@@ -128,12 +129,12 @@ def _problems(value: Any) -> Iterator[tuple[str, str]]:
         if isinstance(node, _BadNumber):
             yield path, node.problem
         elif isinstance(node, str) and (surrogate := _SURROGATE.search(node)):
-            yield path, f"contains \\u{ord(surrogate[0]):04x}, one half of a surrogate pair: send whole characters"
+            yield path, f"contains \\u{ord(surrogate[0]):04x}, one half of a surrogate pair: send complete characters"
         elif isinstance(node, list):
             stack += [(f"{path}[{i}]", item) for i, item in reversed(list(enumerate(node)))]
         elif isinstance(node, dict):
             if any(_SURROGATE.search(name) for name in node):
-                yield path, "has a field whose name contains one half of a surrogate pair: send whole characters"
+                yield path, "has a field whose name contains one half of a surrogate pair: send complete characters"
             stack += [(f"{path}.{name}".lstrip("."), item) for name, item in reversed(node.items())]
 
 

@@ -25,7 +25,7 @@ CONTEXT_LENGTH = "context_length_exceeded"
 
 # Seconds in the header `Retry-After` of a response with status 503: BUSY_RETRY_S if the server is busy, LOADING_RETRY_S
 # while the model loads. OpenAI's SDK retries a request twice and obeys values up to 60. So the SDK waits for
-# 2 * LOADING_RETRY_S seconds in total, which should be longer than a model takes to load.
+# 2 * LOADING_RETRY_S seconds in total. Most models should load in this time.
 BUSY_RETRY_S = 1
 LOADING_RETRY_S = 30
 

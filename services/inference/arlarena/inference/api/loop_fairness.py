@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import deque
 
-TURN_S = 0.02  # in seconds; after this time, no further request continues in the same turn
+TURN_S = 0.02  # in seconds; when a turn has lasted this long, further requests wait for a later turn
 _RELEASED_PER_TURN = 8  # maximum number of waiting requests that continue in one turn
 
 

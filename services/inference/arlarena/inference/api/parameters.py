@@ -1,9 +1,9 @@
 """Decodes a JSON body into a typed request.
 
-The embedded engine does not implement all parameters of OpenAI's routes (chat completions and completions, Python SDK
-3.57) and of vLLM 0.32. A parameter that is not implemented is accepted only if its value has no effect on the response,
-for example `presence_penalty` = 0. Any other value is an error. If the server ignored such a value, tokens would be
-sampled from a wrong distribution. Training would then use wrong data without an error.
+OpenAI's routes (chat completions and completions, Python SDK 3.57) and vLLM 0.32 have parameters that the embedded
+engine does not implement. The server accepts such a parameter only if its value has no effect on the response, for
+example `presence_penalty` = 0. The server refuses any other value. If the server ignored the value, it would sample
+tokens from a wrong distribution. Training would then use wrong data without an error.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _FIELD = re.compile(r"(?:unknown|required) field `(.*?)`")
 
 
 def _is(*values: Any) -> NoEffectCheck:
-    """Returns a function that checks whether a value is one of `values`. The check distinguishes 0 from False, and 1
-    from True.
+    """Returns a function that checks whether a parameter's value is one of `values`. The check distinguishes 0 from
+    False, and 1 from True.
     """
     return lambda value, _: any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in values)
 
 
 def _anything(value: Any, fields: Fields) -> bool:
-    """Accept any value. This check is for labels and hints: they never change the response."""
+    """Accept any value. This check is for parameters that never change the response, such as labels and hints."""
     return True
 
 
@@ -54,8 +54,9 @@ _TEXT = "the model reads and writes text only"
 _REPEAT = "send several requests with different seeds, or use n"
 _TEMPLATE = "chat_template_kwargs passes options to the chat template"
 
-# Parameters that are not implemented. Each entry is a pair: a function that returns True if a value has no effect, and
-# the advice in the error for a refused value. The value None is always accepted.
+# Parameters that the embedded engine does not implement. Each entry is a pair. The first item is a function that
+# returns True if a value has no effect. The second item is the advice in the error message for any other value. The
+# value None is always accepted.
 UNSUPPORTED: dict[str, tuple[NoEffectCheck, str]] = {
     # labels and hints
     "cache_salt": (_anything, ""),
@@ -128,8 +129,8 @@ def parse(body: bytes, kind: type[T]) -> T:
     """Decode a JSON body into a request of type `kind`.
 
     Raises:
-        RequestError: status 400 if the body is not JSON, or if a field is unknown, missing, of the wrong type or not
-            implemented. Status 413 if the total number of lists, objects and fields in the body is too large.
+        RequestError: status 400 if the body is not valid JSON. Status 400 if a field is unknown, missing, of the wrong
+            type or not implemented. Status 413 if the body has too many of the characters `[`, `{` and `:`.
     """
     value = read_json(body)
     try:
@@ -190,8 +191,8 @@ def short_json(value: Any) -> str:
 
 
 def _validation_error(why: str) -> RequestError:
-    """Returns the error response for a validation error of msgspec. Its `param` is the path of the invalid field.
-    `why`: msgspec's error message.
+    """Returns an error for the client. `why`: the message of msgspec's validation error. The `param` of the returned
+    error is the path of the invalid field.
     """
     path, field = _PATH.search(why), _FIELD.search(why)
     names = [match[1] for match in (path, field) if match and match[1]]

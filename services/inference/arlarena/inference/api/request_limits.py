@@ -17,15 +17,17 @@ from arlarena.proto.policy import SamplingParams
 # about 4 characters per token.
 CHARS_PER_TOKEN = 16
 MIN_TEXT_CHARS = 1 << 18  # the lowest default of the setting max_text_chars
-# Fields, content parts, tool calls and arguments per message: maximum of the average over a conversation's messages.
+# Multiplied by the setting max_messages: the maximum number of fields and list items of all messages of a conversation.
+# Examples of list items are content parts and tool calls.
 _VALUES_PER_MESSAGE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """The limits on one request. Each limit is a maximum number. `sequences`: sequences of the request; the limit is
-    the number of sequences that the server can run and queue. `text_chars`: characters of a text. `messages`: messages
-    in a conversation. `prompt_tokens`: tokens of all prompts together. `logprobs`: log-probs in the response.
+    """The limits on one request. Each field is a maximum number. `sequences`: the maximum number of sequences of a
+    request, which is the number of sequences that the server can run and queue. `text_chars`: characters of a text.
+    `messages`: messages of a conversation. `prompt_tokens`: tokens of all prompts together. `logprobs`: log-probs in
+    the response.
 
     The argument `param` of the methods is the name of the field in the error.
     """
@@ -58,7 +60,8 @@ class RequestLimits:
         if prompts * n > self.sequences:
             raise RequestError(
                 f"{prompts} prompts with n = {n} are {prompts * n} sequences, but this server accepts at most "
-                f"{self.sequences} (server setting max_waiting plus the number of slots): send fewer in a request",
+                f"{self.sequences} (server setting max_waiting plus the number of slots): send fewer sequences in one "
+                "request",
                 param="prompt" if prompts > 1 else "n",
             )
 
@@ -70,8 +73,8 @@ class RequestLimits:
         """
         if chars > self.text_chars:
             raise RequestError(
-                f"{param} has {chars} characters, more than the maximum context length allows: {self.text_chars} "
-                "characters (server setting max_text_chars); shorten it",
+                f"{param} has {chars} characters, but the maximum context length allows at most {self.text_chars} "
+                f"characters (server setting max_text_chars): shorten {param}",
                 param=param,
                 code=CONTEXT_LENGTH,
             )
@@ -91,7 +94,7 @@ class RequestLimits:
 
     def check_logprobs(self, params: SamplingParams, prompt_tokens: int, sampled_tokens: int) -> None:
         """Refuse a request for too many log-probs. `prompt_tokens`: the number of tokens of all prompts together.
-        `sampled_tokens`: how many tokens all choices together can have at most.
+        `sampled_tokens`: the maximum number of tokens of all choices together.
 
         Raises:
             RequestError: status 400 if the response could have too many log-probs.
@@ -101,18 +104,18 @@ class RequestLimits:
         if sampled + prompt > self.logprobs:
             raise RequestError(
                 f"the response may have {sampled + prompt} log-probs, but this server returns at most {self.logprobs} "
-                "(server setting max_logprobs): lower max_tokens, n, logprobs or prompt_logprobs, or send several "
-                "requests",
+                "(server setting max_logprobs): either lower max_tokens, n, logprobs or prompt_logprobs, or send "
+                "several requests",
                 param="logprobs" if sampled >= prompt else "prompt_logprobs",
             )
 
     def check_body(self, body: bytes) -> None:
-        """Check a request to a model route of vLLM, which does not check these limits. A field of an unexpected type is
-        skipped, because vLLM refuses the request.
+        """Check the body of a request that the gateway forwards to vLLM. vLLM itself does not check these limits. This
+        method skips a field of an unexpected type, because vLLM refuses the request.
 
         Raises:
-            RequestError: status 400 if a limit is exceeded or the body is not valid JSON. Status 413 if the total
-                number of lists, objects and fields in the body is too large.
+            RequestError: status 400 if a limit is exceeded or the body is not valid JSON. Status 413 if the body has
+                too many of the characters `[`, `{` and `:`.
         """
         request = read_json(body)
         if not isinstance(request, dict):
@@ -145,9 +148,9 @@ class RequestLimits:
         return len(prompt)
 
     def check_conversation(self, messages: list[dict[str, Any]], options: dict[str, Any] | None) -> int:
-        """Refuse a conversation with too many messages, too many fields and parts, or too many characters. `options`:
-        the variables of the chat template. They have the same limits on fields, parts and characters as the messages.
-        Returns the sum of the numbers of fields, parts and characters in the messages and the options.
+        """Refuse a conversation with too many messages, too many fields and list items, or too many characters.
+        `options`: the variables of the chat template. The options have the same limits as the messages. Returns the
+        total number of fields, list items and characters in the messages and the options.
 
         Raises:
             RequestError: status 400 if a limit is exceeded.
@@ -163,7 +166,7 @@ class RequestLimits:
             values, chars = json_size(value)
             if values > self.messages * _VALUES_PER_MESSAGE:
                 raise RequestError(
-                    f"{param} has {values} fields and parts, but this server accepts at most "
+                    f"{param} has {values} fields and list items, but this server accepts at most "
                     f"{self.messages * _VALUES_PER_MESSAGE} ({_VALUES_PER_MESSAGE} times the server setting "
                     "max_messages)",
                     param=param,
@@ -174,8 +177,8 @@ class RequestLimits:
 
 
 def json_size(value: Any) -> tuple[int, int]:
-    """Returns the size of a JSON value: (number of items in all lists and objects, number of characters in all strings
-    and names).
+    """Returns (items, characters) of a JSON value. `items`: the number of items in all lists and objects. `characters`:
+    the number of characters in all strings and field names.
     """
     items = chars = 0
     stack = [value]

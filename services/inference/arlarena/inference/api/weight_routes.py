@@ -1,5 +1,5 @@
-"""Weight routes: an embedded engine or a gateway receives new weights by these routes, and brings them into service.
-The format of weights is described in `arlarena.proto.versions.directory`.
+"""Weight routes: clients upload new weights by these routes, and bring the weights into service. Embedded engines and
+gateways have these routes. `arlarena.proto.versions.directory` describes the format of the weights.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class WeightRoutes:
         return await self._respond(asyncio.to_thread(self._store.announce, call.path_params["directory"], call.body))
 
     async def receive(self, call: ApiRequest) -> AnyResponse:
-        """Handle `PUT /weights/{directory}/{file}?base=…`, the upload of one file. Without `base`, the body is the
+        """Handle `PUT /weights/{directory}/{file}?base=…`: store one file of a version. Without `base`, the body is the
         complete file. With `base`, the body is a delta: the difference to the file of the same name in the version
-        directory `base`. The body is written to disk while it arrives.
+        directory `base`. The server writes the body to disk while the body arrives.
         """
         directory, name = call.path_params["directory"], call.path_params["file"]
         chunks = body_chunks(call.receive)
@@ -42,7 +42,7 @@ class WeightRoutes:
         return ApiResponse(b"{}")
 
     async def serve(self, call: ApiRequest) -> AnyResponse:
-        """Handle `POST /serve_weights`, which brings a version into service."""
+        """Handle `POST /serve_weights`: bring a version of the weights into service."""
         request = parse(call.body, ServeWeights)
         async with self._lock:
             return await self._respond(self._serve_version(request))

@@ -96,17 +96,18 @@ def _from_config(config: dict[str, Any], qk_norm: bool, qkv_bias: bool) -> Archi
 
 
 def _rope(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the rotary settings. In transformers 5, their key is `rope_parameters`; in older versions, it is
-    `rope_scaling`.
+    """Returns the rotary settings of a `config.json`, or {} if it has none. transformers 5 writes them under the key
+    `rope_parameters`. Older versions write them under the key `rope_scaling`.
     """
     return config.get("rope_parameters") or config.get("rope_scaling") or {}
 
 
 def _refuse_variants(path: Path, config: dict[str, Any]) -> None:
-    """Check that the model has no variant for which the embedded engine would give wrong results.
+    """Refuse models for which the embedded engine would compute wrong results. `path`: the path of `config.json` for
+    error messages. `config`: the content of this file.
 
     Raises:
-        UnsupportedModelError: the model has such a variant.
+        UnsupportedModelError: the embedded engine does not support a property of the model.
     """
     rope = _rope(config)
     kind = rope.get("rope_type") or rope.get("type") or "default"
@@ -116,7 +117,7 @@ def _refuse_variants(path: Path, config: dict[str, Any]) -> None:
         f"rope type {kind!r}": kind != "default",
         f"activation {config.get('hidden_act')!r}": config.get("hidden_act", "silu") != "silu",
         "sliding-window attention": bool(windowed),
-        "a bias in the feed-forward": bool(config.get("mlp_bias", False)),
+        "a bias in the feed-forward layer": bool(config.get("mlp_bias", False)),
         "a bias in every attention projection": bool(config.get("attention_bias")) and config["model_type"] == "llama",
         "quantised weights": "quantization_config" in config,
         f"{heads} query heads over {kv_heads} key heads": heads % kv_heads != 0,

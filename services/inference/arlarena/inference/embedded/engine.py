@@ -57,8 +57,9 @@ class EngineDeadError(RuntimeError):
 class Engine:
     """Samples responses for sequences. `version`: the label of the weights in service.
 
-    After each step, the engine's thread calls `deliver` with a list of sequences: those that have finished, and those
-    that are streamed and have new tokens. If an error ends the thread, the thread calls `on_death` with this error.
+    After each step, the engine's thread calls `deliver` with a list of sequences. The list contains all sequences that
+    have finished, and all streamed sequences that have new tokens. If an error ends the thread, the thread calls
+    `on_death` with this error.
     """
 
     def __init__(
@@ -98,8 +99,8 @@ class Engine:
         self._thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """End the thread after the current step, and wait for its end, at most `timeout_s` seconds. Unfinished
-        sequences end with the reason `abort`. A second call does nothing.
+        """End the thread after the current step, and wait at most `timeout_s` seconds for its end. Unfinished sequences
+        end with the finish reason `abort`. If the thread has already ended, this method does nothing.
         """
         try:
             self._post(self._begin_stop)
@@ -117,7 +118,7 @@ class Engine:
         self._post(lambda: self._scheduler.add(sequences))
 
     def cancel(self, sequence: Sequence) -> None:
-        """End a sequence whose client has disconnected. The sequence is delivered with the reason `abort`."""
+        """End a sequence whose client has disconnected. The engine delivers it with the finish reason `abort`."""
         sequence.cancelled = True
         self._wake.set()
 
@@ -180,8 +181,8 @@ class Engine:
         self._scheduler.forget_prompts()
 
     def swap(self, parameters: Parameters, version: str) -> None:
-        """Use new weights from the next step on. `version`: the label of the new weights. The keys and values of
-        running sequences are not computed again with the new weights.
+        """Use new weights from the next step on, and empty the prefix cache. `version`: the label of the new weights.
+        The keys and values of running sequences are not computed again with the new weights.
         """
         self._model.parameters = parameters
         self._scheduler.version = version

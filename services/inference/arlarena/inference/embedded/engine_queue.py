@@ -25,8 +25,8 @@ class Waiter:
 
 
 class Bridge:
-    """Submits sequences to the engine and waits for the results. If a client disconnects, cancels its sequences.
-    `max_waiting`: maximum number of sequences that wait for a slot.
+    """Submits sequences to the engine and waits for the results. If a client disconnects, the bridge cancels the
+    client's sequences. `max_waiting`: maximum number of sequences that wait for a slot.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, max_waiting: int) -> None:
@@ -40,8 +40,8 @@ class Bridge:
         self._engine = engine
 
     def deliver(self, updated: list[Sequence]) -> None:
-        """Pass all updated sequences of a step to the event loop, in one callback. The engine's thread calls this
-        method.
+        """Pass the updated sequences of one engine step to the event loop, in one callback. The engine's thread calls
+        this method.
         """
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self._delivered, updated)
@@ -64,8 +64,8 @@ class Bridge:
         raise_for_failure(sequences)
 
     async def submit_and_stream(self, sequences: list[Sequence], receive: Receive) -> AsyncIterator[None]:
-        """Submit `sequences`. Their field `stream` must be True. Yields when sequences have new tokens. Ends when all
-        sequences have finished.
+        """Submit `sequences`. Their field `stream` must be True. Yields None each time sequences have new tokens or
+        have finished. Ends when all sequences have finished.
 
         Raises:
             ClientGone, RequestError: for the same reasons as `complete`.

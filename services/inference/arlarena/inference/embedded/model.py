@@ -25,8 +25,9 @@ QUERIES = 64  # `_attend` computes the scores of at most this many queries at a 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The next `length` tokens of a prompt. `start`: the number of tokens before the piece, which are already computed.
-    `kv`: memory that contains the keys and values of these tokens and has room for the piece.
+    """A piece of a prompt: the next `length` tokens that must be computed. `start`: the number of prompt tokens before
+    the piece. They are already computed. `kv`: memory that contains the keys and values of the tokens before the piece,
+    and has room for the piece.
     """
 
     start: int

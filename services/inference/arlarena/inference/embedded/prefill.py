@@ -16,7 +16,7 @@ from arlarena.inference.embedded.model import Model, Piece
 from arlarena.inference.embedded.prefix_cache import MIN_SHARED, CachedPrefix, PrefixCache
 from arlarena.inference.embedded.sequence import Score, Sequence, pack_key
 
-HEAD_ROWS = 512  # number of positions that are scored at a time; it limits the memory for logits
+HEAD_ROWS = 512  # maximum number of positions that are scored at a time; this limits the memory for logits
 
 
 @dataclass(slots=True)
@@ -51,8 +51,8 @@ class Prefiller:
         self.cache = cache
 
     def plan(self, key: bytes, ids: list[int]) -> PrefillJob:
-        """Returns a job for a prompt. The tokens that the cache contains already are marked as done. `key`: the token
-        ids as packed int32.
+        """Returns a job that computes a prompt. If the cache contains a prefix of the prompt, the job computes only the
+        tokens after this prefix. `ids`: the prompt's token ids. `key`: the token ids as packed int32.
         """
         job = PrefillJob(key, ids)
         shared = self.cache.find_longest(key)
@@ -61,8 +61,9 @@ class Prefiller:
         return job
 
     def place(self, job: PrefillJob, kv: KeysValues, slot: int | None = None) -> None:
-        """Set the memory `kv` of a job and copy the cached prefix into `kv`. `kv` must have room for all positions of
-        the prompt. `slot`: the slot that `kv` belongs to; None if `kv` is not in a slot.
+        """Set the memory for the keys and values of a job's prompt, and copy the job's cached prefix into this memory.
+        `kv`: the memory, with room for all positions of the prompt. `slot`: the slot that contains `kv`; None if `kv`
+        is not in a slot.
         """
         job.kv, job.slot = kv, slot
         if job.source is not None:
@@ -70,8 +71,8 @@ class Prefiller:
             job.source = None
 
     def complete(self, jobs: list[PrefillJob]) -> list[tuple[PrefillJob, Tensor]]:
-        """Compute all remaining tokens of the jobs. Each job must have memory (see `place`). New prompts form one
-        batch. Partly computed prompts form another batch. Returns each job with the logits [V] after its prompt.
+        """Compute all remaining prompt tokens of the jobs. Each job must have memory (see `place`). New prompts form
+        one batch. Partly computed prompts form another batch. Returns each job with the logits [V] after its prompt.
         """
         new, partial = ([job for job in jobs if bool(job.done) is started] for started in (False, True))
         return [*(self._compute_new(new) if new else ()), *(self._compute_rest(partial) if partial else ())]
@@ -92,13 +93,15 @@ class Prefiller:
         return self._put_into_cache(jobs, self.model.continue_(ids, [_next_piece(job, job.left) for job in jobs]))
 
     def cache_response(self, sequence: Sequence, kv: KeysValues) -> None:
-        """Put a sequence's prompt and response into the cache. `kv`: the sequence's keys and values."""
+        """Put a sequence's prompt and response into the cache. Does nothing if the sequence has fewer than `MIN_SHARED`
+        tokens with keys and values. `kv`: the sequence's keys and values.
+        """
         if sequence.length >= MIN_SHARED:
             self.cache.put(sequence.key + pack_key(sequence.tokens[:-1]), kv, None)  # the last token has no keys yet
 
     def advance(self, job: PrefillJob, tokens: int) -> Tensor | None:
-        """Compute at most `tokens` further tokens of a job. The job must have memory (see `place`). If the prompt is
-        now complete, returns the logits [V] after the prompt. Otherwise returns None.
+        """Compute at most `tokens` further tokens of a job's prompt. The job must have memory (see `place`). If the
+        prompt is now complete, returns the logits [V] after the prompt. Otherwise returns None.
         """
         piece = _next_piece(job, min(tokens, job.left))
         x = self.model.extend(torch.tensor(job.ids[piece.start : piece.stop]), piece)

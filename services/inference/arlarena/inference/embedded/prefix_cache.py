@@ -81,9 +81,10 @@ class PrefixCache:
         return cached
 
     def find_longest(self, key: bytes) -> tuple[CachedPrefix, int] | None:
-        """Returns the cached sequence that a prompt can reuse, and the number of tokens of their common prefix. Returns
-        None if there is no such sequence. The common prefix never contains the prompt's last token, because the last
-        token must be computed to get logits. `key`: the prompt's token ids as packed int32.
+        """Returns (cached, n). `cached` is the cached sequence that a prompt can reuse. `n` is the number of tokens of
+        the common prefix of `cached` and the prompt. Returns None if there is no such sequence. The common prefix never
+        contains the prompt's last token, because the last token must be computed to get logits. `key`: the prompt's
+        token ids as packed int32.
         """
         match = self._longest_match(key[:-4])
         if match is None or match[1] * BLOCK < max(MIN_SHARED, (len(key) // 4 + 1) // 2):
@@ -148,9 +149,9 @@ class PrefixCache:
         return taken
 
     def _longest_match(self, key: bytes) -> tuple[CachedPrefix, int] | None:
-        """Returns the cached sequence that has the most full blocks in common with the beginning of `key`, and the
-        number of these blocks. Returns None if there is no such sequence. Only sequences and keys of at least
-        `MIN_SHARED` tokens are compared.
+        """Returns (cached, n). `cached` is the cached sequence that has the most full blocks in common with the
+        beginning of `key`. `n` is the number of these blocks. Returns None if no cached sequence has a full block in
+        common with `key`, or if `key` has fewer than `MIN_SHARED` tokens.
         """
         hashes = _block_hashes(key)
         for n in range(len(hashes), 0, -1):
@@ -160,9 +161,9 @@ class PrefixCache:
         return None
 
     def _find_exact_prefix(self, key: bytes, blocks: int) -> CachedPrefix | None:
-        """Several cached sequences can begin with the same `blocks` full blocks and differ only in the next block: for
-        example different responses to one prompt. Returns the longest of these sequences that is a prefix of `key`.
-        Returns None if there is no such sequence.
+        """Returns the longest cached sequence that is a prefix of `key`, contains the first `blocks` full blocks of
+        `key`, and ends within the next block. Returns None if there is no such sequence. For example, different
+        responses to one prompt can begin with the same full blocks and differ only in the next block.
         """
         for length in range(min((blocks + 1) * BLOCK, len(key) // 4) - 1, blocks * BLOCK, -1):
             if (cached := self._sequences.get(key[: length * 4])) is not None:
@@ -182,9 +183,8 @@ class PrefixCache:
 
     def _evict(self, cached: CachedPrefix) -> None:
         del self._sequences[cached.key]
-        for block in reversed(
-            cached.blocks
-        ):  # `_allocate` takes the last free block first, and then gets them in order
+        # `_allocate` takes the last free block first. So a later sequence gets these blocks in ascending order.
+        for block in reversed(cached.blocks):
             self._refcounts[block] -= 1
             if not self._refcounts[block]:
                 self._free.append(block)

@@ -4,9 +4,9 @@ The reported log-prob of a token is log_softmax(logits / T) over the full vocabu
 temperature. The trainer recomputes the same value. At temperature 0, the most likely token is chosen, and the log-prob
 is computed with T = 1.
 
-The random number for a token is uniform. It is a hash of the seed and of the token's index in the response. The token
-is the value of the inverse cumulative distribution at this number. So the tokens of a request do not depend on the
-other rows of the batch.
+The random number for a token is uniform. The number is a hash of the seed and of the token's index in the response. The
+token is the value of the inverse cumulative distribution at this number. So the random numbers of a request do not
+depend on the other rows of the batch.
 """
 
 from __future__ import annotations
@@ -137,9 +137,12 @@ def _invert_cdf(logprobs: Tensor, configs: list[RowSampling], indices: list[int]
 
 
 def _truncate(probs: Tensor, configs: list[RowSampling]) -> Tensor:
-    """Apply top-k, then top-p. Top-k keeps the `top_k` most likely tokens. Top-p then keeps the smallest number of the
-    most likely tokens whose total probability is at least `top_p` times the total probability after top-k. Returns
-    `probs` [rows, V] with 0 for all other tokens.
+    """Apply top-k, then top-p, to the probabilities `probs` [rows, V]. Returns the probabilities [rows, V]. Tokens that
+    are not kept have the probability 0.
+
+    Top-k keeps the `top_k` most likely tokens. Let S be the total probability of these tokens. Top-p then goes through
+    these tokens, starting with the most likely token. It stops as soon as the tokens that it has kept have a total
+    probability of at least `top_p` * S.
     """
     size = probs.shape[1]
     ordered, ids = probs.sort(dim=-1, descending=True)

@@ -47,8 +47,8 @@ class ReadySequence:
 
 
 class Scheduler:
-    """Schedules all unfinished sequences. `version`: the label of the weights in service. `updated`: the sequences to
-    deliver, which are finished sequences and streamed sequences with new tokens.
+    """Schedules all unfinished sequences. `version`: the label of the weights in service. `updated`: the sequences that
+    the engine must deliver. These are finished sequences, and streamed sequences with new tokens.
     """
 
     def __init__(self, model: Model, slots: Slots, cache: PrefixCache, prefill_tokens: int, version: str) -> None:
@@ -83,7 +83,9 @@ class Scheduler:
         return worked
 
     def forget_prompts(self) -> None:
-        """Remove all computed prompts. Called after a weight update."""
+        """Empty the prefix cache. If a prompt is partly computed, it is computed again from its first token. Called
+        after a weight update.
+        """
         self.cache.clear()
         if self._chunked is not None:
             self._chunked.forget()
@@ -109,8 +111,9 @@ class Scheduler:
     # --- admission ---
 
     def _admit(self) -> bool:
-        """Compute prompts within the budget of a step (`prefill_tokens`). Sequences with complete prompts get their
-        first token and a slot. Returns True if there was work.
+        """Compute waiting prompts within the step's budget of `prefill_tokens` prompt tokens. Each sequence with a
+        complete prompt gets its first token. If the sequence is not finished, it also gets a slot. Returns True if
+        there was work.
         """
         budget = self.prefill_tokens
         ready: list[ReadySequence] = []
@@ -137,8 +140,8 @@ class Scheduler:
         return bool(ready) or self._chunked is not None
 
     def _place(self, sequence: Sequence, jobs: dict[bytes, PrefillJob], ready: list[ReadySequence], budget: int) -> int:
-        """Try to admit `sequence`, the first sequence in the queue. Returns how many of its prompt tokens this step
-        computes. `budget`: how many prompt tokens this step can still compute.
+        """Try to take `sequence`, the first sequence in the queue, out of the queue. Returns how many of its prompt
+        tokens this step computes. `budget`: how many prompt tokens this step can still compute.
 
         - If the prompt's log-probs are requested (`score`), the prompt is computed at once, without the cache.
         - If an equal prompt is being computed or is in the cache, the sequence uses this prompt.
@@ -179,8 +182,8 @@ class Scheduler:
         return self._advance(budget, ready)
 
     def _new_slot(self) -> int:
-        """Reserve a slot for a prompt of this step and return its number. The slots before it belong to running
-        sequences and to earlier prompts of this step.
+        """Reserve the next slot for a prompt of this step. Returns the number of the slot. The slots with lower numbers
+        belong to running sequences and to earlier prompts of this step.
         """
         self._next_slot += 1
         return self._next_slot - 1
@@ -193,8 +196,9 @@ class Scheduler:
         return sequence
 
     def _advance(self, budget: int, ready: list[ReadySequence]) -> int:
-        """Compute the next piece of the chunked prompt, at most `budget` tokens. Returns the number of tokens of the
-        piece.
+        """Compute the next piece of the chunked prompt, which is the prompt that several steps compute. `budget`:
+        maximum number of tokens of the piece. Returns the number of tokens of the piece. If the prompt is now complete,
+        appends its sequences to `ready`.
         """
         job = self._chunked
         assert job is not None
@@ -212,7 +216,9 @@ class Scheduler:
         return piece
 
     def _begin_responses(self, ready: list[ReadySequence]) -> None:
-        """Sample the first token of each sequence. Unfinished sequences then get a slot."""
+        """Sample the first response token of each sequence in `ready`. Each sequence that is not finished afterwards
+        gets a slot.
+        """
         if not ready:
             return
         logits = torch.stack([item.logits for item in ready])

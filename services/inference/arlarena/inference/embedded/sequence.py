@@ -48,7 +48,7 @@ class Sequence:
     eos_ids: frozenset[int]
     deadline: float
     stop_check: StopCheck | None = None
-    score: int | None = None  # n: also compute the prompt's log-probs and the n most likely tokens; None: do not
+    score: int | None = None  # n: compute the prompt's log-probs and the n most likely tokens; None: neither
     stream: bool = False
     owner: Any = None  # the request that waits for this sequence
     key: bytes = b""  # the prompt's token ids as packed int32; all choices of a prompt share one object

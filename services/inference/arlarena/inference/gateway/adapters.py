@@ -1,5 +1,5 @@
-"""Handles vLLM's routes for LoRA adapters. The gateway loads each adapter on every replica. After the restart of a
-replica, the gateway loads all adapters on this replica again.
+"""Handles vLLM's routes for LoRA adapters. The gateway loads each adapter on every replica. When a replica has
+restarted, the gateway loads all adapters on this replica again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class _AdapterName(msgspec.Struct):
 
 
 class Adapters:
-    """The loaded adapters. `_loaded`: for each adapter's name, the body of the request that loaded the adapter."""
+    """The LoRA adapters that clients have loaded through the gateway. `_loaded`: for each adapter's name, the body of
+    the request that loaded the adapter.
+    """
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
@@ -34,14 +36,14 @@ class Adapters:
             replica.prepare = self.restore
 
     async def load(self, call: ApiRequest) -> AnyResponse:
-        """Handle `POST /v1/load_lora_adapter {"lora_name": …, "lora_path": …}`."""
+        """Handle `POST /v1/load_lora_adapter {"lora_name": …, "lora_path": …}`: load an adapter on all replicas."""
         name, reply = self._name(call), await self._post_to_all(call)
         if reply.status == 200:
             self._loaded[name] = call.body
         return reply
 
     async def unload(self, call: ApiRequest) -> AnyResponse:
-        """Handle `POST /v1/unload_lora_adapter {"lora_name": …}`."""
+        """Handle `POST /v1/unload_lora_adapter {"lora_name": …}`: remove an adapter from all replicas."""
         self._loaded.pop(self._name(call), None)
         return await self._post_to_all(call)
 
@@ -49,7 +51,7 @@ class Adapters:
         """Load all adapters on a replica. Called after a start or a failure of the replica.
 
         Raises:
-            aiohttp.ClientError: the replica does not answer.
+            aiohttp.ClientError, TimeoutError: the replica does not answer.
         """
         for body in self._loaded.values():
             await _post(replica, "/v1/load_lora_adapter", body)
@@ -58,7 +60,7 @@ class Adapters:
         return parse(call.body, _AdapterName).lora_name
 
     async def _post_to_all(self, call: ApiRequest) -> ApiResponse:
-        """Send a request to the replicas that accept requests, one after another. Stops after the first error response.
+        """Send a request to all replicas that accept requests, one after another. Stops after the first error response.
         Returns the last response.
 
         Raises:
@@ -69,7 +71,7 @@ class Adapters:
             if replica.accepts_requests:
                 try:
                     reply = await _post(replica, call.path, call.body)
-                except aiohttp.ClientError as error:
+                except (aiohttp.ClientError, TimeoutError) as error:
                     raise RequestError(
                         f"{replica.name} failed: {error!r}; send this request again", status=502
                     ) from error

@@ -34,7 +34,8 @@ from arlarena.inference.weights.versions import read_manifest
 from arlarena.proto.policy import WeightInfo
 from arlarena.proto.telemetry import Logger
 
-DEFAULT_CONTEXT = 131_072  # in tokens; if max_model_len is not set, request limits assume this context length for vLLM
+# In tokens. If max_model_len is not set, the gateway's limits on requests to vLLM assume this context length.
+DEFAULT_CONTEXT = 131_072
 _encoder = msgspec.json.Encoder()
 
 
@@ -59,7 +60,9 @@ class Gateway:
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        """Start the engines, monitor the replicas, and stop the engines at shutdown."""
+        """Start the local engines and the monitoring of the replicas. Stop both at shutdown. If `weights_root` contains
+        an intact version, the newest intact version becomes the target.
+        """
         versions = intact_versions(self.settings.weights_root)
         newest = await asyncio.to_thread(next, versions, None)
         # The target is the version that all replicas must serve. It is set before the first check of a replica.
@@ -81,14 +84,15 @@ class Gateway:
             await asyncio.gather(*(replica.session.close() for replica in self.fleet.replicas))
 
     async def health(self, call: ApiRequest) -> AnyResponse:
-        """Returns 200 if any replica accepts requests or has accepted requests before. Later failures of replicas do
-        not change the status, because the gateway brings failed replicas back into service.
+        """Returns 200 if a replica accepts requests now or accepted requests at an earlier call of this route. Returns
+        503 otherwise. Later failures of replicas do not change the status 200, because the gateway brings failed
+        replicas back into service.
         """
         self._served = self._served or self._ready
         return self._state(self._served)
 
     async def readiness(self, call: ApiRequest) -> AnyResponse:
-        """Returns 200 while at least one replica accepts requests."""
+        """Returns 200 if at least one replica accepts requests, 503 otherwise."""
         return self._state(self._ready)
 
     @property
@@ -104,8 +108,9 @@ class Gateway:
         return ApiResponse(_encoder.encode({"status": "ok", "weight_version": label, "replicas": replicas}))
 
     async def weight_info(self, call: ApiRequest) -> AnyResponse:
-        """Returns the label of the target, the version that all replicas must serve. If there is no target, returns the
-        label of the version of the first replica that accepts requests.
+        """Returns the label of the target, which is the version that all replicas must serve. If there is no target,
+        returns the label of the version that the first available replica serves. If there is no available replica
+        either, the status is 503.
         """
         versions = [replica.version for replica in self.fleet.replicas if replica.accepts_requests and replica.version]
         label = self.fleet.target.label if self.fleet.target else next(iter(versions), None)
@@ -122,7 +127,7 @@ class Gateway:
         return ApiResponse(self.metrics.exposition(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
     def forwarding_handler(self, path: str) -> Handler:
-        """Returns a handler that forwards requests to a replica and records metrics. `path`: the route's path."""
+        """Returns a handler that forwards requests to replicas and records metrics. `path`: the route's path."""
 
         async def handler(call: ApiRequest) -> AnyResponse:
             began, status = time.perf_counter(), 500

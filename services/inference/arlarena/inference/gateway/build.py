@@ -1,4 +1,4 @@
-"""Builds a gateway. Its replicas are either local engines, which the gateway starts, or remote policy servers."""
+"""Builds a gateway. Its replicas are either local engines or remote policy servers. It starts the local engines."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def local_gateway(settings: InferenceSettings, flags: Sequence[str], sockets: So
     of this process. Embedded engines get the same arguments.
 
     Raises:
-        ConfigError: vLLM is not installed, or there is no model to serve.
+        ConfigError: the engine is vLLM, and vLLM is not installed or there is no model to serve.
     """
     names = [f"engine-{index}" for index in range(settings.replicas)]
     engines = [_engine(settings, flags, name, sockets.path(name), log) for name in names]

@@ -35,8 +35,9 @@ class LocalEngine:
         grace_s: float,
         log: Logger,
     ) -> None:
-        """`command`: a function that returns the command line. It is called before each start, because vLLM's command
-        line contains the path of the newest version of the weights. `grace_s`: seconds between SIGTERM and SIGKILL.
+        """`command`: a function that returns the command line. It is called before each start of the engine, because
+        vLLM's command line contains the path of the newest version of the weights. `environment`: the environment
+        variables of the engine. `grace_s`: seconds between SIGTERM and SIGKILL.
         """
         self.name, self.socket = name, socket
         self._command, self._environment, self._grace_s, self._log = command, environment, grace_s, log
@@ -44,8 +45,8 @@ class LocalEngine:
         self._process: asyncio.subprocess.Process | None = None
 
     async def run(self, on_exit: Callable[[], None]) -> None:
-        """Run the engine until `stop` is called. If the engine ends earlier, it is restarted. `on_exit`: a function
-        that is called after each end of the engine.
+        """Run the engine until `stop` is called. If the engine ends earlier, this method restarts it after a pause.
+        `on_exit`: a function that this method calls each time the engine has ended.
         """
         pause = FIRST_PAUSE_S
         while not self._stopping:

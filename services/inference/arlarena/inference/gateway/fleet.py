@@ -85,15 +85,16 @@ class Fleet:
     # --- weights ---
 
     async def serve(self, source: Source) -> ServedVersion:
-        """Make a version the target, and wait until every reachable replica serves the version. A replica that is down
-        gets the version later, before its next request. If a replica refuses the version, the previous version becomes
-        the target again. (`_roll_back` explains the case without a previous version.)
+        """Make a version the target (the version that all replicas must serve), and wait until every reachable replica
+        serves the version. A replica that is down gets the version later, before its next request. If a replica refuses
+        the version, the previous version becomes the target again. (`_roll_back` explains the case without a previous
+        version.) Returns the label of the version and the largest result of a probe.
 
         Raises:
             ProbeError: the log-probs of a replica differ too much from the trainer's log-probs.
             VersionError: the version is damaged or cannot be loaded.
-            RequestError: status 503 if the time limit of the push expires first, because all replicas are down or a
-                replica is still updating.
+            RequestError: status 503 if the time limit of the push expires while all replicas are down or a replica is
+                still updating.
         """
         if isinstance(source, Path):
             manifest = await asyncio.to_thread(verify, source)  # if this fails, the old version stays the target
@@ -115,7 +116,9 @@ class Fleet:
         return ServedVersion(target.label, max(differences, default=None))
 
     async def restore(self, versions: Iterator[Path]) -> None:
-        """Call `serve` for one version after another, until a version is in service or another version is pushed."""
+        """Call `serve` for one version after another until a version is in service. Stops if the trainer pushes another
+        version. `versions`: the directories of the versions, newest first.
+        """
         while (directory := await asyncio.to_thread(next, versions, None)) is not None:
             while True:
                 try:
@@ -136,15 +139,15 @@ class Fleet:
     def _roll_back(self, target: Target, before: Target | None) -> None:
         """Replace the refused version `target` by the previous version `before`. If there is no previous version, there
         are two cases. If all replicas probe weights before they serve them, no replica uses the refused weights, and
-        the target becomes None. Otherwise the target does not change, and the replicas that have refused the weights
-        stay in the state `refused`. Does nothing if another version has become the target meanwhile.
+        the target becomes None. Otherwise the target does not change, and replicas that have refused the weights stay
+        in the state `refused`. Does nothing if another version has become the target meanwhile.
         """
         if self.target is target and (before or all(replica.driver.probes_before_serving for replica in self.replicas)):
             self._set_target(before)
 
     def _reached(self, target: Target) -> bool:
-        """True if every replica is done with the target or is down, and at least one replica is done. A replica is done
-        with the target if it serves the target or has refused the target.
+        """True if every replica is done or down, and at least one replica is done. A replica is done if it serves the
+        version `target` or has refused it.
         """
         done = [
             bool(replica.failure_reason(target)) or (replica.state == "ready" and replica.version == target.label)
@@ -162,10 +165,10 @@ class Fleet:
         change.set()
 
     async def _wait(self, deadline: float, why: str) -> None:
-        """Wait until the state of any replica changes.
+        """Wait until the state of any replica changes. `why`: the message of the error.
 
         Raises:
-            RequestError: status 503, with the message `why`, if `deadline` (seconds of `time.monotonic`) has passed.
+            RequestError: status 503 if no state changes before `deadline` (in seconds of `time.monotonic`).
         """
         try:
             await asyncio.wait_for(self._change.wait(), deadline - time.monotonic())

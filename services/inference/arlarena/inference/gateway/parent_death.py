@@ -18,15 +18,17 @@ import threading
 
 
 def watch(process: subprocess.Popen[bytes], grace_s: float) -> None:
-    """Wait until the pipe closes, then stop the engine with `end`."""
+    """Wait until the pipe on standard input closes, then stop the engine. The pipe closes when the parent process has
+    ended. `process`: the engine. `grace_s`: see `end`.
+    """
     while os.read(0, 1024):
         pass
     end(process, grace_s)
 
 
 def end(process: subprocess.Popen[bytes], grace_s: float) -> None:
-    """Send SIGTERM to the process group. (This process ignores SIGTERM.) If the engine still runs after `grace_s`
-    seconds, send SIGKILL to the group.
+    """Send SIGTERM to the process group of this process and the engine. (This process ignores SIGTERM.) If the engine
+    `process` still runs after `grace_s` seconds, send SIGKILL to the group.
     """
     os.killpg(0, signal.SIGTERM)
     try:
@@ -36,8 +38,8 @@ def end(process: subprocess.Popen[bytes], grace_s: float) -> None:
 
 
 def main() -> int:
-    """Run the command until it ends. Returns the command's exit code. If a signal ended the command, returns 128 plus
-    the number of the signal.
+    """Run the engine's command until it ends. Returns the command's exit code. If a signal ended the command, returns
+    128 plus the number of the signal.
     """
     grace_s, command = float(sys.argv[1]), sys.argv[2:]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)

@@ -1,5 +1,5 @@
-"""Forwards requests to replicas. If a replica fails, the request is sent to another replica, because sampling can be
-repeated.
+"""Forwards requests to replicas. If a replica fails, the proxy sends the request to another replica. This is safe,
+because sampling changes no state.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Proxy:
     ) -> None:
         """`limit_s`: maximum duration of a request in seconds. `wait_s`: maximum time in seconds that a request waits
         for an available replica. `limits`: the limits that the proxy checks, because the replicas (vLLM) do not check
-        them; None if the replicas check their limits.
+        them; None if the replicas check the limits themselves.
         """
         self._fleet, self._limit_s, self._wait_s = fleet, limit_s, wait_s
         self._metrics, self._log, self._limits = metrics, log, limits
@@ -79,8 +79,8 @@ class Proxy:
 
         Raises:
             ClientGone: the client disconnected.
-            RequestError: status 400 or 413 if the request exceeds `limits`; status 502 if all attempts failed; status
-                503 if no replica is available; status 504 if the deadline has passed.
+            RequestError: status 400 or 413 if the request is invalid or exceeds `limits`; status 502 if all attempts
+                failed; status 503 if no replica is available; status 504 if the deadline has passed.
         """
         if self._limits is not None and call.body:
             self._limits.check_body(call.body)
@@ -97,7 +97,7 @@ class Proxy:
                     replica = await self._fleet.pick(session, full_replicas, wait_s)
                 except RequestError as error:
                     if response is not None:
-                        return response  # all available replicas are full: return the last response, which has 503
+                        return response  # all available replicas are full; the last response has the status 503
                     pending.check_deadline()
                     if all(replica.state == "down" for replica in self._fleet.replicas):  # the engines are starting
                         error.retry_after_s = LOADING_RETRY_S
@@ -123,7 +123,7 @@ class Proxy:
         """Send the request to one replica and return the replica's response.
 
         Raises:
-            _ReplicaFailed: the replica did not answer, or its response is not valid.
+            _ReplicaFailed: the replica did not answer, its response is not valid, or its new weights failed the probe.
             ClientGone: the client disconnected.
             RequestError: status 504 if the deadline has passed.
         """
@@ -134,7 +134,7 @@ class Proxy:
             )
         except TimeoutError:
             raise RequestError(_OUT_OF_TIME, status=504) from None
-        first_version = max(0, len(replica.history) - 1)  # the index of the version in service in `replica.history`
+        first_version = max(0, len(replica.history) - 1)  # the index of the current version in `history`
         streams = False  # True: the response is a stream, and `_relay` calls `end_request`
         try:
             if not replica.accepts_requests:
@@ -147,7 +147,8 @@ class Proxy:
                 return Relay(reply.status, _headers(reply, replica, first_version), relayed)
             async with reply:
                 body = await _unless_disconnected(_read(reply), pending.disconnected)
-            # vLLM samples with new weights before they are probed. The response can be used only if the probe succeeds.
+            # vLLM samples with new weights before the gateway has probed them. If the probe fails, the response is
+            # discarded.
             if not replica.driver.probes_before_serving and not await asyncio.wait_for(
                 replica.wait_for_push(), pending.left_s
             ):
@@ -174,9 +175,9 @@ class Proxy:
         )
 
     def _check_versions(self, replica: Replica, first_version: int, reply: aiohttp.ClientResponse) -> None:
-        """Check that only expected versions of the weights have sampled the response. For example, a replica has an
-        unexpected version if another program has restarted the replica. The expected versions are in `replica.history`
-        from index `first_version` on. The version at this index was in service at the start of the request.
+        """Check that only expected versions of the weights have sampled the response. The expected versions are the
+        items of `replica.history` from index `first_version` on. The version at this index was in service at the start
+        of the request. For example, a replica has an unexpected version if another program has restarted the replica.
 
         Raises:
             _ReplicaFailed: a version is unexpected.
@@ -246,9 +247,9 @@ async def _unless_disconnected(work: Any, disconnected: asyncio.Future[Any]) -> 
 
 
 def _openai_error(body: bytes, status: int) -> bytes:
-    """Convert the body of an error response to OpenAI's format. In vLLM's own errors, the field `code` is the HTTP
-    status, which is replaced. An error of FastAPI has a different format: its body becomes the error message. An error
-    that has OpenAI's format already is not changed.
+    """Convert the body of an error response to OpenAI's format. There are three cases. If the body has OpenAI's format,
+    it is not changed. If the body is an error of vLLM, the field `code` contains the HTTP status, and this function
+    replaces it by a text. Any other body, such as an error of FastAPI, becomes the error message.
     """
     try:
         error = msgspec.json.decode(body, type=ErrorResponse).error

@@ -1,5 +1,5 @@
-"""One replica of a gateway: its state, its version of the weights, and its update to the target. A probe compares the
-replica's log-probs with the trainer's log-probs.
+"""One replica of a gateway: its state, its version of the weights, and its update to the target (the version that every
+replica must serve). A probe compares the replica's log-probs with the trainer's log-probs.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from arlarena.proto.telemetry import Logger
 # the probe on this replica. A replica gets requests only in the states `ready` and `pushing`.
 State = Literal["down", "behind", "pushing", "ready", "refused"]
 
-# Seconds between the first and the second check of a replica that is down. The pause doubles with each failed check, at
-# most _MAX_DOUBLINGS times and up to `interval_s`.
+# After n failed checks in a row, the pause before the next check is FIRST_PAUSE_DOWN_S * 2**n seconds, but at most
+# `interval_s` seconds. _MAX_DOUBLINGS limits n.
 FIRST_PAUSE_DOWN_S = 0.1
 _MAX_DOUBLINGS = 10
 
@@ -62,7 +62,7 @@ class Replica:
         self.history: list[str] = []
         self.difference: float | None = None  # result of the last push: see `Driver.push`
         self.probed: str | None = None  # the version that was pushed and probed last; None after a failure
-        self.failure: tuple[Target, str] | None = None  # the target that the replica did not accept, and the reason
+        self.failure: tuple[Target, str] | None = None  # the target that the replica has refused, and the reason
         self.in_flight = self.asked = 0  # number of unfinished requests, number of all requests
         self.last_request = 0  # the fleet's number of requests when this replica got its newest request
         self.on_change: Callable[[], None] = lambda: None  # called after each change of the state
@@ -93,7 +93,8 @@ class Replica:
 
     async def begin_request(self, sampling: bool) -> None:
         """Count a new request. `sampling`: whether the request samples tokens. A sampling request waits here until the
-        replica has fewer than `max_requests` sampling requests. The caller must call `end_request` after the request.
+        replica has fewer than `max_requests` unfinished sampling requests. The caller must call `end_request` after the
+        request.
         """
         self.in_flight += 1
         self.asked += 1
@@ -118,9 +119,9 @@ class Replica:
         return self.accepts_requests
 
     def mark_down(self) -> None:
-        """Called if the replica did not answer or its process has ended. Sets the state `down`, and starts a check at
-        once. The replica must pass the probe again before it gets requests. If the replica did not accept the target,
-        its state does not change.
+        """Set the state `down`, and start a check of the replica at once. Called if the replica did not answer or its
+        process has ended. The replica must pass the probe again before it gets requests. If the replica has refused the
+        target (the version that it must serve), its state does not change.
         """
         self.probed = None
         if self.failure is None:
@@ -128,15 +129,17 @@ class Replica:
         self._wake.set()
 
     def wake(self) -> None:
-        """Start a check of the replica at once. Called after a change of the target."""
+        """Start a check of the replica at once. Called when the replica must serve another version of the weights."""
         self._wake.set()
 
     def failure_reason(self, target: Target) -> str | None:
-        """Returns the reason why the replica did not accept `target`. Returns None if it has not refused `target`."""
+        """Returns the reason why the replica has refused `target`. Returns None if it has not refused `target`."""
         return self.failure[1] if self.failure is not None and self.failure[0] is target else None
 
     async def maintain(self, target: Callable[[], Target | None]) -> None:
-        """Call `_check` at intervals, until cancelled. `target`: a function that returns the current target."""
+        """Check the replica at intervals, until cancelled. `target`: a function that returns the version that the
+        replica must serve, or None.
+        """
         while True:
             self._wake.clear()
             checked = target()
@@ -152,11 +155,12 @@ class Replica:
         return min(self._interval_s, pause) if self.state == "down" else self._interval_s
 
     async def _check(self, target: Target | None) -> None:
-        """Check the replica once. Push the target if the replica does not serve the target, or if the target has not
-        passed the probe on this replica.
+        """Check the replica once, and set its state. `target`: the version that the replica must serve; None if every
+        version is accepted. If the replica does not serve `target`, or if `target` has not passed the probe on this
+        replica, push `target` to the replica.
         """
         if target is not None and self.failure_reason(target):
-            return  # the replica did not accept this target
+            return  # the replica has refused this target
         self.failure = None
         try:
             version = await self.driver.version()
@@ -185,7 +189,7 @@ class Replica:
             self._no_push.set()
 
     async def _push(self, target: Target) -> None:
-        """Push the target to the replica. If the replica was ready, it continues to get requests during the push."""
+        """Push the version `target` to the replica. If the replica was ready, it gets requests during the push."""
         self._set_state("pushing" if self.accepts_requests else "behind")
         self._no_push.clear()
         self._record(target.label)

@@ -23,8 +23,8 @@ TRANSIENT = (aiohttp.ClientError, OSError, TimeoutError, PushError)  # after one
 
 
 class RestartNeeded(PushError):
-    """A push failed after it had begun to change the weights. The replica must be restarted, because nobody knows which
-    weights it has.
+    """A push failed after it had begun to change the weights. The replica's weights are now unknown, so the replica
+    must be restarted.
     """
 
 
@@ -68,8 +68,8 @@ class ServiceDriver:
         return await self._client.version()
 
     async def push(self, source: Source) -> float | None:
-        """Bring a version into service: send the files that the server does not have, then the request
-        `/serve_weights`.
+        """Bring a version into service. First upload the files that the server does not have. (For a broadcast, no
+        files are uploaded.) Then send the request `/serve_weights`.
         """
         manifest, broadcast = _manifest(source), None
         try:
@@ -89,8 +89,8 @@ class ServiceDriver:
 
 
 class VllmDriver:
-    """Controls a vLLM server on this machine. The probe is an ordinary request. So it runs only after vLLM has begun to
-    sample with the new weights.
+    """Controls a vLLM server on this machine. The probe is an ordinary request to vLLM. So the probe runs only after
+    vLLM has begun to sample with the new weights.
     """
 
     probes_before_serving = False

@@ -39,7 +39,7 @@ BACKEND = "safetensors"
 
 @dataclass
 class NoInit(WeightTransferInitInfo):
-    """The parameters for the start of `VersionsEngine`. There are no parameters."""
+    """The parameters for the start of `VersionsEngine`. This class is empty, because no parameters are needed."""
 
 
 @dataclass
@@ -90,6 +90,9 @@ class VersionsEngine(WeightTransferEngine[NoInit, Source]):
     def _receive_tensors(self, source: Source) -> Iterator[tuple[str, torch.Tensor]]:
         """Join a process group with the sender and all workers of this replica. Yields the name and the value of each
         tensor that the sender broadcasts.
+
+        Raises:
+            RuntimeError: the sender refuses to send this version, or has ended.
         """
         limit, config = timedelta(seconds=source.limit_s), self.parallel_config
         store = TCPStore(source.host, source.port, is_master=False, wait_for_workers=False, timeout=limit)
@@ -151,5 +154,5 @@ if BACKEND not in WeightTransferEngineFactory._registry:
 
 class Extension:
     """An empty class. vLLM's option `--worker-extension-cls` names this class, so vLLM imports this module. The import
-    registers `VersionsEngine` (see above).
+    registers `VersionsEngine`.
     """

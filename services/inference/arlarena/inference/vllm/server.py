@@ -42,14 +42,15 @@ def check(settings: InferenceSettings) -> None:
 
 
 def model_to_serve(settings: InferenceSettings) -> Path:
-    """Returns the newest intact version directory. If there is no such directory, returns the setting `model`.
+    """Returns the newest intact version directory in the setting `weights_root`. If there is no such directory, returns
+    the setting `model`.
 
     Raises:
-        ConfigError: there is neither a version nor a model.
+        ConfigError: there is no such directory, and `model` is not set.
     """
     model = newest_intact(settings.weights_root) or settings.model
     if model is None:
-        raise ConfigError("[inference] nothing to serve: weights_root has no intact version; set model")
+        raise ConfigError("[inference] nothing to serve: there is no intact version in weights_root: set model")
     return model
 
 
@@ -79,8 +80,8 @@ def command(settings: InferenceSettings, socket: Path) -> list[str]:
 
 def variables(settings: InferenceSettings) -> dict[str, str]:
     """Returns the environment variables of vLLM's server. They contain the import path of the extension, enable vLLM's
-    weight routes and disable usage reports. Other variables are copied from this process, except `ARLARENA_` variables
-    and secrets, which vLLM's server does not need.
+    weight routes and disable usage reports. All other variables are copied from this process, except secrets and
+    variables whose names begin with `ARLARENA_`. vLLM's server does not need these.
     """
     path = os.pathsep.join(filter(None, [str(SOURCES), os.environ.get("PYTHONPATH", "")]))
     given = {

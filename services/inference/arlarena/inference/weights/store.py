@@ -76,7 +76,7 @@ class Store:
 
         Raises:
             UnknownVersion: this server does not have the version.
-            VersionError: the upload is incomplete or damaged.
+            VersionError: the upload is incomplete or damaged, or weights_root is not set.
         """
         try:
             version = PolicyVersion.parse(label)
@@ -101,7 +101,7 @@ class Store:
         can send a missing file as the difference to the file in this directory.
 
         Raises:
-            VersionError: the manifest is malformed or belongs to another directory.
+            VersionError: the manifest is malformed or belongs to another directory, or weights_root is not set.
         """
         manifest = parse_manifest(text, f"the manifest of {directory}")
         if manifest.directory != directory:
@@ -123,11 +123,11 @@ class Store:
 
         Raises:
             VersionError: the version was not announced; its manifest does not list the file; the file is too large or
-                does not match its checksum; or the delta cannot be applied.
+                does not match its checksum; the delta cannot be applied; or weights_root is not set.
         """
         upload = self._upload_directory(directory)
         if not (upload / MANIFEST_FILE).is_file():
-            raise VersionError(f"{directory} was not announced")
+            raise VersionError(f"{directory} was not announced: first send its manifest to PUT /weights/{directory}")
         entry = self._manifest(upload).files.get(name)
         if entry is None:
             raise VersionError(f"the manifest of {directory} does not list {name!r}")
@@ -169,15 +169,15 @@ class Store:
             apply_delta(source, delta, restored, size)
         except (OSError, DeltaError, SafetensorsError) as error:
             restored.unlink(missing_ok=True)
-            raise VersionError(f"the delta of {name} to {base} cannot be applied: {error}") from error
+            raise VersionError(f"the delta of {name} to the version {base} cannot be applied: {error}") from error
         finally:
             delta.unlink()
         return restored
 
     def _reuse(self, name: str, manifest: Manifest, upload: Path, stored: list[Path]) -> bool:
-        """Try to avoid sending the file `name` again. True if an earlier attempt has already uploaded the file, or if
-        another version has a file with this name and checksum. In the second case, the other version's file is linked
-        into the upload.
+        """Returns True if the trainer need not send the file `name`. There are two cases. Either an earlier attempt has
+        already uploaded the file. Or another version has a file with this name and checksum. In the second case, this
+        method links the other version's file into the upload.
         """
         entry = manifest.files[name]
         target = upload / name
@@ -185,7 +185,7 @@ class Store:
             return True
         target.unlink(missing_ok=True)
         for directory in stored:
-            # An error occurs if the version's manifest has an unknown schema, or if the version is removed meanwhile.
+            # An error occurs if the manifest in `directory` has an unknown schema, or if `directory` is being removed.
             with contextlib.suppress(VersionError, FileNotFoundError):
                 if read_manifest(directory).files.get(name) == entry and _matches(directory / name, entry):
                     _link(directory / name, target)
@@ -193,15 +193,15 @@ class Store:
         return False
 
     def _commit(self, upload: Path, directory: Path) -> None:
-        """Verify the directory `upload` and rename it to the version directory `directory`. A damaged upload is
-        removed.
+        """Verify the directory `upload` and rename it to the version directory `directory`. If the upload is damaged,
+        remove it.
 
         Raises:
             VersionError: the upload is incomplete or damaged.
         """
         missing = [name for name in self._manifest(upload).files if not (upload / name).is_file()]
         if missing:
-            raise VersionError(f"{directory.name} is incomplete: missing files: {', '.join(missing)}")
+            raise VersionError(f"{directory.name} is incomplete: these files are missing: {', '.join(missing)}")
         try:
             verify_files(upload, self._manifest(upload))
         except VersionError:
@@ -264,13 +264,13 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _remove(directory: Path) -> None:
-    """Remove a version. The file `COMMITTED` is removed first, so that nobody reads a partly removed version."""
+    """Remove a version. The file `COMMITTED` is removed first, so no process reads a partly removed version."""
     (directory / COMMITTED_FILE).unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
 
 
 def _create(path: Path, data: bytes) -> None:
-    """Write a new file. Replaces an existing file or link at `path`. The target of a replaced link is not changed."""
+    """Write a new file. Replaces an existing file or link at `path`. If `path` is a link, its target is not changed."""
     path.unlink(missing_ok=True)
     with path.open("xb") as file:
         file.write(data)

@@ -33,7 +33,7 @@ class VersionError(ValueError):
 
 
 class ProbeError(VersionError):
-    """The log-probs computed with a version's weights differ from the trainer's."""
+    """The log-probs computed with a version's weights differ too much from the trainer's log-probs."""
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -110,14 +110,14 @@ def _verify(directory: Path, manifest: Manifest) -> None:
         if not path.is_file():
             raise VersionError(f"{path} is listed in the manifest but does not exist")
         if (size := path.stat().st_size) != entry.bytes:
-            raise VersionError(f"{path} has {size} bytes, the manifest says {entry.bytes}")
+            raise VersionError(f"{path} has {size} bytes, but the manifest says {entry.bytes}")
         if not name.endswith(".safetensors") and file_blake3(path) != entry.blake3:
             raise VersionError(f"{path} does not match its checksum in the manifest")
     weights = sorted(directory / name for name in manifest.files if name.endswith(".safetensors"))
     digest = safetensors_digest(*weights)
     if digest != manifest.version.digest:
         raise VersionError(
-            f"{directory}: the tensors' digest is {digest}, the manifest says "
+            f"{directory}: the tensors' digest is {digest}, but the manifest says "
             f"{manifest.version.digest}: the tensors are damaged"
         )
 

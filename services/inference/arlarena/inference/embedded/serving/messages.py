@@ -13,12 +13,16 @@ _INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")
 
 
 def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the messages with one text as `content`. If the content of a message is a list of text parts, the parts
-    are joined. Fields with the value null or [] are removed, because clients send earlier replies with `refusal` null
-    and `tool_calls` [].
+    """Returns all messages. The `content` of each returned message is a single text: a list of text parts is joined. If
+    an assistant's message has one of the fields in `_INSTEAD_OF_CONTENT`, its content can be missing, and the returned
+    content is the empty text.
+
+    Fields with the value null or [] are left out, because clients send earlier replies with `refusal` null and
+    `tool_calls` [].
 
     Raises:
-        RequestError: status 400 if there is no message, a role is unknown, or a content is missing or is not text.
+        RequestError: status 400 if there is no message or if a role is unknown. Status 400 if a message has no content
+            although it needs content. Status 400 if a content is not text.
     """
     if not messages:
         raise RequestError("messages is empty: send at least one message", param="messages")
@@ -40,7 +44,8 @@ def _content(message: dict[str, Any], role: str, at: str) -> str:
         if role == "assistant" and any(message.get(name) for name in _INSTEAD_OF_CONTENT):
             return ""
         state = "null" if "content" in message else "missing"
-        why = f"{at} is {state}: send text (only an assistant's message with tool_calls can be without text)"
+        fields = " or ".join(_INSTEAD_OF_CONTENT)
+        why = f"{at} is {state}: send text (only an assistant's message with {fields} needs no content)"
         raise RequestError(why, param=at)
     if isinstance(content, list) and content:
         return "".join(_part_text(part, f"{at}[{i}]") for i, part in enumerate(content))

@@ -1,4 +1,4 @@
-"""Prometheus metrics of the policy server. Gauges and engine counters are read at each scrape."""
+"""Prometheus metrics of an embedded engine. Gauges and engine counters are read at each scrape."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def _check_range(name: str, value: float | None, low: float, high: float) -> Non
 def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if len(stops) > MAX_STOPS or not all(stops):
-        raise RequestError(f"stop accepts up to {MAX_STOPS} strings, none of them empty", param="stop")
+        raise RequestError(f"stop accepts up to {MAX_STOPS} strings, and no string may be empty", param="stop")
     if any(len(text) > MAX_STOP_CHARS for text in stops):
         raise RequestError(f"stop accepts strings of up to {MAX_STOP_CHARS} characters", param="stop")
     return stops
@@ -138,7 +138,7 @@ def check_prompt(ids: list[int], served: ServedModel, param: str, max_tokens: in
     if len(ids) + needed > served.max_length:
         raise RequestError(
             f"this model's maximum context length is {served.max_length} tokens, but the prompt has {len(ids)} and the "
-            f"response needs {short_json(needed)}; shorten the prompt or lower max_tokens",
+            f"response needs {short_json(needed)}: either shorten the prompt or lower max_tokens",
             param=param,
             code=CONTEXT_LENGTH,
         )
@@ -212,7 +212,8 @@ def prompts(prompt: str | list[Any], text: TextCodec, *, special: bool) -> Itera
     `special`: add the tokenizer's begin and end tokens.
 
     Raises:
-        RequestError: status 400 if `prompt` has another type or is empty.
+        RequestError: status 400 if `prompt` has another type or is empty. Status 400 if `prompt` contains a text but
+            the model has no tokenizer.
     """
     if isinstance(prompt, str):
         prompt = [prompt]

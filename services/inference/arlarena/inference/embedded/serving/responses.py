@@ -71,8 +71,9 @@ class ResponseBuilder:
         )
 
     def generate_choice(self, index: int, s: Sequence, begin: int, end: int, *, final: bool) -> GenerateChoice:
-        """Returns the part of one choice with the tokens [begin, end). `index`: the index of the choice. `final`: True
-        if the part contains the last token of the choice.
+        """Returns one choice with its tokens [begin, end). A response that is not streamed contains all tokens of a
+        choice. An event of a stream contains a part. `index`: the index of the choice. `final`: True if this part is
+        the last part of the choice.
         """
         logprobs = None
         if self.plan.params.logprobs is not None:
@@ -94,7 +95,7 @@ class ResponseBuilder:
     # --- /v1/completions ---
 
     def completion(self, *, return_ids: bool) -> CompletionResponse:
-        """Returns the response of `/v1/completions`. `return_ids`: also return the token ids."""
+        """Returns the response of `/v1/completions`. `return_ids`: also return the token ids of prompts and choices."""
         choices = [
             CompletionChoice(
                 index=i,
@@ -113,7 +114,9 @@ class ResponseBuilder:
         )
 
     def completion_logprobs(self, s: Sequence, begin: int, texts: list[TokenText] | None) -> CompletionLogprobs | None:
-        """Returns the log-probs of the tokens from index `begin` on. `texts`: the texts of these tokens."""
+        """Returns the log-probs of some tokens of a response. `begin`: the index of the first of these tokens. `texts`:
+        the texts of these tokens. Returns None if no log-probs are requested.
+        """
         if self.plan.params.logprobs is None or texts is None:
             return None
         lists = CompletionLogprobs([], [], [], [])
@@ -126,8 +129,9 @@ class ResponseBuilder:
         return lists
 
     def _by_text(self, sampled: str, top: list[tuple[int, float]]) -> dict[str, float]:
-        """Returns the log-probs of candidate tokens, by the text of the token. If two candidates have the same text,
-        the key of the second candidate is `token_id:ID`. `sampled`: the text of the sampled token, which is `top[0]`.
+        """Returns a dictionary with the log-prob of each candidate token. The keys are the texts of the tokens. If two
+        candidates have the same text, the key of the second candidate is `token_id:ID`. `top`: pairs (id, log-prob) of
+        the candidates, with the sampled token first. `sampled`: the text of the sampled token.
         """
         candidates: dict[str, float] = {sampled: top[0][1]}
         for token, value in top[1:]:
@@ -138,7 +142,9 @@ class ResponseBuilder:
     # --- /v1/chat/completions ---
 
     def chat(self, *, return_ids: bool) -> ChatResponse:
-        """Returns the response of `/v1/chat/completions`. `return_ids`: also return the token ids."""
+        """Returns the response of `/v1/chat/completions`. `return_ids`: also return the token ids of the prompt and of
+        all choices.
+        """
         choices = [
             ChatChoice(
                 index=i,
@@ -162,7 +168,9 @@ class ResponseBuilder:
         )
 
     def chat_logprobs(self, s: Sequence, begin: int, texts: list[TokenText] | None) -> ChatLogprobs | None:
-        """Returns the log-probs of the tokens from index `begin` on. `texts`: the texts of these tokens."""
+        """Returns the log-probs of some tokens of a response. `begin`: the index of the first of these tokens. `texts`:
+        the texts of these tokens. Returns None if no log-probs are requested.
+        """
         if self.plan.params.logprobs is None or texts is None:
             return None
         content = []
@@ -183,8 +191,8 @@ class ResponseBuilder:
     # --- shared ---
 
     def token_texts(self, s: Sequence) -> list[TokenText] | None:
-        """Returns the texts of a response's tokens. If a stop string ended the response, text after the end of the
-        response is removed. Returns None if no log-probs are requested.
+        """Returns the text of each token of a response. If a stop string ended the response, the tokens contain no text
+        after the end of the response. Returns None if no log-probs are requested.
         """
         if self.plan.params.logprobs is None:
             return None
@@ -195,8 +203,8 @@ class ResponseBuilder:
         return texts.tokens
 
     def final_text(self, s: Sequence) -> str:
-        """Returns the text of a response. If a stop string ended the response, the text ends before this stop string,
-        or after it if the request has `include_stop_str_in_output`.
+        """Returns the text of a response. If a stop string ended the response, the text ends before this stop string.
+        If the request has `include_stop_str_in_output`, the text ends after the stop string.
         """
         p = self.plan.params
         text = self.text.decode(s.tokens, skip_special=p.skip_special_tokens)
@@ -210,9 +218,9 @@ class ResponseBuilder:
         return Usage(prompt, prompt + response, response)
 
     def prompt_logprobs(self, s: Sequence) -> PromptLogprobs | None:
-        """Returns one entry for each prompt token: its log-prob and rank, and those of the most likely tokens. The
-        entry of the first token is None. Returns None if prompt log-probs are not requested, or if `s` is not the first
-        choice of its prompt.
+        """Returns one entry for each prompt token. The entry contains the log-prob and the rank of the prompt token and
+        of the most likely tokens at its position. The entry of the first prompt token is None. Returns None instead of
+        the list if prompt log-probs are not requested, or if `s` is not the first choice of its prompt.
         """
         scored = s.scored
         if scored is None:
@@ -243,7 +251,7 @@ def _candidates(s: Sequence, i: int) -> list[tuple[int, float, int]]:
 
 
 def new_response_id(kind: str) -> str:
-    """Returns a random id for a response. `kind`: the id's prefix. The id for the prefix `cmpl` is, for example,
-    `cmpl-6f0c…`.
+    """Returns a random id for a response. `kind`: the id's prefix. An example of an id with the prefix `cmpl` is
+    `cmpl-6f0c1d2e3a4b5c6d`.
     """
     return f"{kind}-{secrets.token_hex(8)}"

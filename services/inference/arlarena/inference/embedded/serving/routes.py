@@ -157,17 +157,22 @@ class Serving:
         return await self._encode_response(lambda: builder.chat(return_ids=bool(r.return_token_ids)), builder)
 
     def _admit(self, prompts: int, plan: SamplingPlan) -> None:
-        """Check the number of sequences of a request.
+        """Check the number of sequences of a request. `prompts`: the number of prompts of the request.
 
         Raises:
-            RequestError: status 400 if the server can never run and queue that many sequences; status 503 if the queue
-                has too little room at the moment.
+            RequestError: status 400 if the request has more sequences than the server can ever run and queue; status
+                503 if the queue has too little room at the moment.
         """
         self.limits.check_sequences(prompts, plan.params.n)
         self.bridge.check_room(prompts * plan.params.n)
 
     def _sequences(self, prompts: list[list[int]], plan: SamplingPlan) -> list[Sequence]:
-        """Check the numbers of sequences and log-probs, and return the sequences of all prompts."""
+        """Check the number of sequences and the number of log-probs in the response. Returns the sequences of all
+        prompts.
+
+        Raises:
+            RequestError: status 400 if a number is too large; status 503 if the queue has too little room.
+        """
         self._admit(len(prompts), plan)
         params, context = plan.params, self.served.max_length
         sampled = sum(min(params.max_tokens or context, context - len(ids)) for ids in prompts) * params.n
@@ -175,8 +180,8 @@ class Serving:
         return [s for ids in prompts for s in request_checks.sequences(ids, plan, self.served, self.text)]
 
     async def _encode_response(self, build: Callable[[], object], builder: ResponseBuilder) -> ApiResponse:
-        """Returns the result of `build` as a JSON response. A header contains the weight versions. A long response is
-        encoded in a thread.
+        """Returns the result of `build` as a JSON response. A header of the response lists the weight versions. If the
+        response is long, `build` and the encoding run in a thread.
         """
         sequences = builder.sequences
         if builder.size <= LONG_RESPONSE:
@@ -309,7 +314,7 @@ def load_weights(settings: InferenceSettings, log: Logger) -> LoadedVersion:
     if settings.model is None:
         root = settings.weights_root
         missing = "no weights_root" if root is None else f"no intact version in {root}"
-        raise VersionError(f"nothing to serve: there is {missing} and no model; give --model")
+        raise VersionError(f"nothing to serve: there is {missing} and no model: set [inference] model")
     return load_model(settings.model)
 
 
@@ -319,7 +324,7 @@ def open_serving(
     """Load the model and start its engine. Call this function in a thread, because it takes seconds.
 
     Raises:
-        VersionError: the weights cannot be served.
+        VersionError: the weights cannot be served, or the setting max_model_len is too large for the model.
     """
     torch.set_num_threads(settings.threads)
     loaded = load_weights(settings, log)
@@ -327,7 +332,8 @@ def open_serving(
     length = settings.max_model_len or min(arch.max_positions, DEFAULT_MAX_LENGTH)
     if length > arch.max_positions:
         raise VersionError(
-            f"[inference] max_model_len = {length}, but the model has only {arch.max_positions} positions: lower it"
+            f"[inference] max_model_len = {length}, but the model has only {arch.max_positions} positions: lower "
+            "max_model_len"
         )
     limits = EngineLimits(
         max_length=length,

@@ -32,8 +32,8 @@ class StreamCursor:
     closed: bool = False
 
     def advance(self) -> bool:
-        """Move to the tokens that are new since the last call. Returns True if there is something to send. The engine
-        appends to `ranks` after the other lists, so all data of the first `len(ranks)` tokens is present.
+        """Move to the tokens that are new since the last call. Returns True if there is an event to send. The engine
+        appends to the list `ranks` last, so the other lists contain the data of the first `len(ranks)` tokens.
         """
         if self.closed:
             return False
@@ -44,19 +44,21 @@ class StreamCursor:
 
 @dataclass(slots=True)
 class SentTokens:
-    """The tokens of one choice whose log-probs have been sent. `sent`: their number. The log-probs of a token are sent
-    only when the complete text of the token has been sent. `texts`: the texts of the choice's tokens; None if no
-    log-probs are requested.
+    """Counts the tokens of one choice whose log-probs have been sent. `sent`: the number of these tokens. The log-probs
+    of a token are sent only when the complete text of the token has been sent. `texts`: the texts of the choice's
+    tokens; None if no log-probs are requested.
     """
 
     texts: TokenTexts | None
     sent: int = 0
 
     def advance(self, cursor: StreamCursor, characters_sent: int) -> tuple[int, list[TokenText] | None]:
-        """Returns the tokens whose log-probs are sent in the current event, and the index of the first of these tokens.
-        `characters_sent`: the number of characters of the response that have been sent. A token is returned when its
-        text lies completely in these characters. The last call for a choice returns all remaining tokens. If a stop
-        string ended the response, text after the end of the response is removed from the tokens.
+        """Returns (begin, tokens). `tokens`: the tokens whose log-probs are sent in the current event; None if no
+        log-probs are requested. `begin`: the index of the first of these tokens.
+
+        The argument `characters_sent` is the number of characters of the response that have been sent. This method
+        returns a token when all characters of the token have been sent. The last call for a choice returns all
+        remaining tokens. If a stop string ended the response, the tokens contain no text after the end of the response.
         """
         begin, s = self.sent, cursor.sequence
         if self.texts is None:
@@ -84,12 +86,12 @@ class Stream:
         self.cursors = [StreamCursor(index, sequence) for index, sequence in enumerate(self.builder.sequences)]
 
     def updated_cursors(self) -> Iterator[StreamCursor]:
-        """Yields the cursor of each choice with something to send, and moves the cursor to the new tokens."""
+        """Yields the cursor of each choice that has an event to send, and moves the cursor to the new tokens."""
         return (cursor for cursor in self.cursors if cursor.advance())
 
     def first_prompt(self, cursor: StreamCursor) -> list[int] | None:
-        """Returns the prompt's token ids if they are requested and the event is the first event of a choice. Otherwise
-        returns None.
+        """Returns the prompt's token ids if the client has requested token ids and the current event is the first event
+        of the choice. Otherwise returns None.
         """
         return cursor.sequence.prompt if self.return_ids and cursor.begin == 0 else None
 
@@ -115,8 +117,8 @@ class Stream:
 
 
 async def generate_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterator[bytes]:
-    """Yields the events of `/inference/v1/generate`. The last event of a choice contains the weight versions of the
-    choice. `steps`: an iterator that yields when sequences have new tokens.
+    """Yields the events of a stream of `/inference/v1/generate`. The last event of a choice contains the weight
+    versions of the choice. `steps`: an iterator that yields when sequences have new tokens.
     """
     builder = stream.builder
     async for _ in steps:
@@ -134,7 +136,9 @@ async def generate_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIt
 
 
 async def completion_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterator[bytes]:
-    """Yields the events of `/v1/completions`. `steps`: an iterator that yields when sequences have new tokens."""
+    """Yields the events of a stream of `/v1/completions`. `steps`: an iterator that yields when sequences have new
+    tokens.
+    """
     builder, texts, sent = stream.builder, stream.growing_texts(), stream.sent_tokens()
 
     def event(choices: list[CompletionChoice], **extra: Any) -> bytes:
@@ -164,8 +168,8 @@ async def completion_events(stream: Stream, steps: AsyncIterator[None]) -> Async
 
 
 async def chat_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterator[bytes]:
-    """Yields the events of `/v1/chat/completions`. The first event of a choice contains the role. `steps`: an iterator
-    that yields when sequences have new tokens.
+    """Yields the events of a stream of `/v1/chat/completions`. The first event of a choice contains the role. `steps`:
+    an iterator that yields when sequences have new tokens.
     """
     builder, texts, sent = stream.builder, stream.growing_texts(), stream.sent_tokens()
 

@@ -29,7 +29,7 @@ from arlarena.proto.policy import CompletionRequest
 
 T = TypeVar("T")
 
-# If a request has at most this many characters and parts, it is tokenised on the event loop, in a few milliseconds.
+# If a request has at most this many characters, fields and list items, the event loop tokenises it in milliseconds.
 # Longer requests are tokenised in a thread.
 _SHORT_TEXT = 4096
 _LONG_BODY = 1 << 16  # in bytes; a longer body is decoded in a thread
@@ -53,7 +53,7 @@ class Reader:
         return await self._workers.run(lambda: parse(body, kind), math.inf)
 
     async def completion(self, r: CompletionRequest, deadline: float) -> list[list[int]]:
-        """Returns the token ids of each prompt of a completion request, after all checks."""
+        """Returns the token ids of each prompt of a completion request. Checks the prompts and the deadline."""
 
         def read() -> list[list[int]]:
             prompts, tokens = [], 0

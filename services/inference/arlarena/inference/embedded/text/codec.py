@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # the import takes a second, and only chat requests need tran
 _STOP_EXTRA_TOKENS = 32
 # Fields of a chat request that are also parameters of transformers' `apply_chat_template`.
 _REQUEST_FIELDS = ("messages", "add_generation_prompt", "continue_final_message")
-_INCOMPLETE = "\ufffd"  # the decoder returns this character for bytes that are only a part of a character
+_INCOMPLETE = "\ufffd"  # the decoder returns this character for the bytes of an incomplete character
 
 
 class TextCodec:
@@ -56,7 +56,7 @@ class TextCodec:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer.
+        """The model's tokenizer.
 
         Raises:
             RequestError: status 400 if the model has no tokenizer.
@@ -66,7 +66,9 @@ class TextCodec:
         return self._tokenizer
 
     def eos_id(self) -> int | None:
-        """Returns the id of the end-of-sequence token in `tokenizer_config.json`, or None."""
+        """Returns the id of the end-of-sequence token. The token is read from `tokenizer_config.json`. Returns None if
+        there is no such file, the file names no token, or the vocabulary does not contain the token.
+        """
         path = None if self._directory is None else self._directory / "tokenizer_config.json"
         if path is None or not path.is_file():
             return None
@@ -108,7 +110,7 @@ class TextCodec:
 
     @property
     def chat_ready(self) -> bool:
-        """True if `render` does not need to load the chat template first."""
+        """True if `load_chat` has already loaded the chat template, or if the model has no tokenizer."""
         return self._chat is not None or not self.present
 
     def load_chat(self) -> None:

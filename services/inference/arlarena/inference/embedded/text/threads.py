@@ -33,7 +33,8 @@ class TextWorkers:
         """
         if self._pending >= self._max_pending:
             raise RequestError(
-                f"{self._pending} texts already wait to be tokenised (server setting max_waiting); retry later",
+                f"the queue for tokenising texts is full: it has {self._pending} texts (server setting max_waiting); "
+                "retry later",
                 status=503,
             )
         self._pending += 1

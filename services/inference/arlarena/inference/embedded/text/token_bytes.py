@@ -1,4 +1,4 @@
-"""The bytes that each token of a response adds to the text. The text consists of the bytes of all tokens."""
+"""The bytes that each token of a response adds to the response's text."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class TokenBytes:
         return raw
 
     def first(self, token: int) -> bytes:
-        """Returns the bytes that a token adds as the first token of a text. They can differ from `following`, because
-        some decoders remove a space at the start of a text.
+        """Returns the bytes that a token adds as the first token of a text. They can differ from the result of
+        `following`, because some decoders remove a space at the start of a text.
         """
         alone = self._decode([token])
         return self.following(token) if _INCOMPLETE in alone else alone.encode()

@@ -1,6 +1,6 @@
 """Loads a version directory, or any Hugging Face directory, for the embedded engine. The manifest of a version can
-contain a probe: a few token ids with the trainer's log-probs of these tokens. The log-probs are computed again with the
-loaded weights and compared with the trainer's log-probs.
+contain a probe: a few token ids with the trainer's log-probs of these tokens. This module computes the log-probs again
+with the loaded weights, and compares them with the trainer's log-probs.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def load_version(directory: Path, arch: Architecture | None = None) -> LoadedVer
 
 
 def _run_probe(directory: Path, probe: ManifestProbe, arch: Architecture, parameters: Parameters) -> float:
-    """Compute the log-probs of the probe. Returns the largest absolute difference from the trainer's log-probs.
+    """Compute the log-probs of the probe's token ids with the weights `parameters`. Returns the largest absolute
+    difference from the trainer's log-probs.
 
     Raises:
         VersionError: the probe is malformed.
@@ -74,11 +75,11 @@ def _run_probe(directory: Path, probe: ManifestProbe, arch: Architecture, parame
 
 
 def load_model(directory: Path) -> LoadedVersion:
-    """Load a Hugging Face directory. If it is a version directory, the label comes from its manifest. Otherwise the
-    label is `initial:0:<digest>`.
+    """Load a Hugging Face directory. If it is a committed version directory, call `load_version`. Otherwise, the label
+    of the weights is `initial:0:<digest>`. The digest is the digest of all tensors.
 
     Raises:
-        VersionError: the directory cannot be served.
+        VersionError: the weights cannot be served, or a version fails its probe.
     """
     if (directory / COMMITTED_FILE).is_file():
         return load_version(directory)

@@ -55,8 +55,8 @@ class Parameters:
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
-    """Returns all tensors of a directory as float32. They are in `model.safetensors`, or in the files that
-    `model.safetensors.index.json` lists.
+    """Returns all tensors of a directory as float32, by name. Reads the files that `model.safetensors.index.json`
+    lists. If there is no such index, reads `model.safetensors`.
 
     Raises:
         WeightsError: a file is missing, truncated or not safetensors.
@@ -82,7 +82,7 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
 
 
 def expected_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of all tensors that a model of this architecture must have, by name."""
+    """Returns the names and shapes of all tensors that a model of this architecture must have."""
     e, d, f, v = arch.hidden, arch.head_dim, arch.ffn, arch.vocab_size
     q, kv = arch.heads * d, arch.kv_heads * d
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (v, e), "model.norm.weight": (e,)}
@@ -127,8 +127,8 @@ def check_tensors(tensors: Mapping[str, Tensor], arch: Architecture) -> None:
 
 
 def _interleave(rows: Tensor, heads: int) -> Tensor:
-    """Reorder the rows of each head: after row i of the first half comes row i of the second half, then row i + 1 of
-    the first half. Returns the same shape [heads D, ...].
+    """Reorder the rows of each head. In the result, row i of the first half of a head is followed by row i of the
+    second half. Then comes row i + 1 of the first half. `rows`: shape [heads D, ...]. Returns the same shape.
     """
     per_head = rows.view(heads, 2, rows.shape[0] // heads // 2, -1)
     return per_head.transpose(1, 2).reshape(rows.shape)
@@ -136,7 +136,7 @@ def _interleave(rows: Tensor, heads: int) -> Tensor:
 
 def _fuse_matrices(*matrices: Tensor, gain: Tensor | None = None) -> Tensor:
     """Transpose matrices [outputs, inputs], and concatenate them to one matrix [inputs, sum of outputs]. `gain`
-    [inputs]: each row of the result is multiplied by one of these factors.
+    [inputs]: row i of the result is multiplied by `gain[i]`.
     """
     fused = torch.empty(matrices[0].shape[1], sum(len(matrix) for matrix in matrices))
     begin = 0

@@ -13,7 +13,9 @@ from arlarena.proto.versions.directory import ServedVersion
 
 
 class WeightPush:
-    """Brings versions into service, one at a time. `outcomes`: the numbers of finished and failed pushes."""
+    """Brings versions of the weights into service, one at a time. `outcomes`: the numbers of finished and failed
+    pushes.
+    """
 
     def __init__(self, engine: Engine, loaded: LoadedVersion, log: Logger) -> None:
         """`loaded`: the version that is in service at the start."""
@@ -24,11 +26,11 @@ class WeightPush:
         self.outcomes = {"finished": 0, "failed": 0}
 
     async def serve(self, source: Source) -> ServedVersion:
-        """Load a version and check its probe, while the engine continues with the old weights. Then replace the old
-        weights between two steps of the engine. Does nothing if the version is already in service.
+        """Load a version and check its probe. The engine continues with the old weights meanwhile. Then replace the old
+        weights between two steps of the engine. Does not load the version if it is already in service.
 
         Raises:
-            VersionError: the version cannot be served.
+            VersionError: the version cannot be served, or `source` is a broadcast.
             EngineDeadError: the engine has stopped.
         """
         async with self._lock:
