@@ -220,7 +220,7 @@ def test_a_client_that_finds_all_connections_in_use_is_told_which_limit_to_raise
         until(lambda: server.shared.open == 2 and not server.shared.waiting, "both connections are in use")
         refused = everything(stack.enter_context(server.connect()))
         assert refused.startswith(b"HTTP/1.1 503")
-        assert b"all 2 connections of this server are in use: close some, or raise max_connections" in refused
+        assert b"all 2 connections are in use: either close some of them, or raise max_connections" in refused
     until(lambda: server.shared.open == 0, "no connection is counted")
     assert server.healthy()
 
