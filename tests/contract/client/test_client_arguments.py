@@ -305,7 +305,7 @@ def test_sync_calls_need_one_value_for_each_session(url):
             (None, TypeError, "tasks must be a list with one entry for each session, not None"),
             ({"index": 1, "split": "train"}, TypeError, "tasks must be a list with one entry for each session, not {"),
             ([1, 2], TypeError, "a task must be a dictionary such as .*, not 1"),
-            ([{}, {"idx": 1}], ValueError, "a task has the unknown key 'idx'; known: split, index, seed, task_id, episode_id"),
+            ([{}, {"idx": 1}], ValueError, "a task has the unknown key 'idx'; known: split, index, seed, task_id"),
         ):
             with pytest.raises(kind, match=message):
                 client.reset_all(sessions, given)
