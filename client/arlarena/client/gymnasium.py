@@ -183,9 +183,9 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
         """Start an episode in each environment. Returns (first prompts, infos).
 
         `options["indices"]`: one task index for each environment. Without this option, each environment's random
-        generator draws a task index. `seed`: either one seed for each environment, or a number `s`, which gives the
-        seeds `s`, `s + 1`, …. If a seed is None, the generator of this environment keeps its state. A `TextEnv` with
-        the same seed draws the same tasks.
+        generator draws a task index. `seed`: either one seed for each environment, or a number `s` for the seeds `s`,
+        `s + 1`, …. If a seed is None, the generator of this environment keeps its state. A `TextEnv` with this seed
+        draws the same tasks.
 
         Raises:
             TypeError, ValueError: a seed or an option is invalid, or the number of seeds or indices is wrong.

@@ -4,8 +4,8 @@
         generation = await policy.generate(prompt_ids, Sampling(max_tokens=64), seed=7)
 
 Rollouts use the token route (`generate`). Its response contains the sampled tokens and the weight version of each
-token. Evaluations use `chat`, which works with any server that has OpenAI's API. All requests are idempotent, so a
-failed request can be retried.
+token. `chat` works with all servers that have OpenAI's API, for example to record demonstrations of another model. All
+requests are idempotent, so a failed request can be retried.
 """
 
 from __future__ import annotations

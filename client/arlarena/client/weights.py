@@ -160,7 +160,7 @@ class Sender:
         # Send only files in the manifest. Otherwise a server could request any file of this machine.
         if foreign := set(wanted.files) - manifest.files.keys():
             raise PushRefused(
-                f"{server.url} requests {min(foreign)!r}, which the manifest of {directory.name} does not list. "
+                f"{server.url} requests {min(foreign)!r}, but the manifest of {directory.name} does not list it. "
                 "Nothing was sent; check that this is the address of your policy server"
             )
         for file in dict.fromkeys(wanted.files):

@@ -196,8 +196,8 @@ def variables_of(
 ) -> dict[str, str]:
     """Returns {field of `model`: value of the environment variable `<prefix><FIELD>`}.
 
-    The result omits the fields in `leave_out`, and each field whose variable is missing or empty. For a secret field,
-    the variable `<prefix><FIELD>_FILE` can contain the path of a file with the value.
+    If the variable of a field is missing or empty, the result omits the field. The result also omits the fields in
+    `leave_out`. For a secret field, the variable `<prefix><FIELD>_FILE` can contain the path of a file with the value.
 
     Raises:
         ConfigError: the file of a secret cannot be read or is empty.

@@ -37,7 +37,7 @@ RECORD_FIELDS = {"panel", "turns"}
 
 
 def renamed(value: Any) -> Any:
-    """Returns a copy of the JSON value `value` in which all fields have their names of schema 2, at any depth."""
+    """Returns a copy of the JSON value `value` with the field names of schema 2, also in inner objects."""
     if isinstance(value, dict):
         return {RENAMED.get(key, key): renamed(item) for key, item in value.items()}
     return [renamed(item) for item in value] if isinstance(value, list) else value

@@ -107,7 +107,7 @@ class ResetSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Selects a task, either by `task_id`, or by `split` (default: train) and `index`.
 
     `seed`: the episode's random seed. If `task_id` and `index` are missing, `seed` is also the index. `episode_id`: a
-    label for the episode, which `GET /state` returns.
+    label for the episode. `GET /state` returns this label.
     """
 
     seed: Index | None = None
@@ -153,7 +153,7 @@ class CreateSessions(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
     """`POST /v1/sessions`: creates `count` sessions. If the server cannot create all of them, it creates none.
 
     `reset`: either an empty list (no reset), or one reset for all sessions, or one reset for each session. `ttl_s`:
-    idle time in seconds after which a session ends. `group_id`: a label for the sessions, which replies contain.
+    a session ends after this number of idle seconds. `group_id`: a label for the sessions. Replies contain this label.
     """
 
     count: Annotated[int, msgspec.Meta(ge=1)] = 1

@@ -241,5 +241,5 @@ class WeightInfo(msgspec.Struct):
 
 
 def finite(value: float) -> float:
-    """Returns `value`. If it is infinite or NaN, which JSON cannot represent, returns -9999 (as vLLM does)."""
+    """Returns `value`, or -9999 (as vLLM does) if `value` is infinite or NaN. JSON cannot represent these values."""
     return value if math.isfinite(value) else -9999.0

@@ -211,8 +211,8 @@ def seed_from(environment: Mapping[str, str]) -> int | None:
 
 
 def run_seed(given: int | None, environment: Mapping[str, str], config: Path | None) -> int:
-    """Returns the run's seed: `given` (the option `--seed`) if it is not None, else the environment variable
-    `ARLARENA_SEED` if it is set, else the key `[run] seed` of the file `config`.
+    """Returns the run's seed. It is the first of these values that exists: `given` (the option `--seed`), the
+    environment variable `ARLARENA_SEED`, the key `[run] seed` in the file `config`.
 
     Raises:
         ConfigError: `ARLARENA_SEED` or the file `config` is invalid.

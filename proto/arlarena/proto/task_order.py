@@ -62,7 +62,7 @@ def group_id(index: int) -> str:
 
 @lru_cache(maxsize=4)
 def _permutation(split: str, size: int, seed: int, epoch: int) -> np.ndarray:
-    """Returns a random permutation of range(size), int64 [size]. It is the same in all versions of numpy.
+    """Returns a random permutation of range(size), int64 [size]. All versions of numpy give an equal permutation.
 
     Numpy guarantees that the raw stream of a bit generator does not change. It gives no such guarantee for
     `Generator.permutation`.

@@ -218,8 +218,8 @@ class _Run:
     def _remaining(self) -> float:
         """Return the time until the wall-clock limit, in seconds. Return 0 if the fork is not locked down yet.
 
-        The time in which the program waits for a CPU does not count, so that the load of the machine does not change
-        the result of a program.
+        The time in which the program waits for a CPU does not count. The load of the machine therefore does not change
+        the result.
 
         Raises:
             SandboxError: the execution took `max_wall_factor * wall_s` seconds, including waiting for a CPU.

@@ -75,8 +75,8 @@ def cpu_wait_s(pid: int) -> float:
 def protect_code() -> None:
     """Make all writable memory of this process non-executable. Raises the errors of `call`.
 
-    Memory is writable in two cases: if its mapping has the right to write, or if the same file has a second, shared
-    mapping. Old versions of libffi leave such memory executable.
+    A process can write to memory in two cases: if the mapping permits it, or if the file of the mapping also has a
+    shared mapping. Old versions of libffi leave such memory executable.
     """
     with open("/proc/self/maps") as file:
         regions = [line.split() for line in file]

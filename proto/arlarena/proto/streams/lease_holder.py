@@ -18,7 +18,7 @@ class Holder:
 
     `incarnation`: random id of the trainer process. `machine`: the machine's boot id and the pid namespace, "" if the
     system provides neither. `pid`: valid only on `machine`. `started`: start time of the process in clock ticks since
-    boot, 0 if unknown; a later process with the same pid has another start time. `nonce`: a random value, new for each
+    boot, 0 if unknown; it differs if a later process gets this pid. `nonce`: a random value, new for each
     `TrainerLease.acquire`.
     """
 

@@ -153,8 +153,9 @@ return 1
 )
 
 # ARGV: stream id, group id, group bytes, receipt. Publishes the first completion of a group, even if the worker's lease
-# has expired. Returns 1 if this call published the group, also if the script is repeated with the same receipt.
-# Returns 0 and publishes nothing if the group was acknowledged, withdrawn or reset after the worker leased the task.
+# has expired. Returns 1 if the group was published with this receipt, now or by an earlier execution of the script.
+# Returns 0 and publishes nothing if another call has published the group. Also returns 0 and publishes nothing if the
+# group was acknowledged, withdrawn or reset after the worker leased the task.
 # A later task with the same group id has another stream id, so the script does not change that task.
 COMPLETE = (
     _PRELUDE

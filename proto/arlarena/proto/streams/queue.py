@@ -150,7 +150,7 @@ class Streams:
         await self.close()
 
     async def issue(self, tasks: Sequence[GroupTask]) -> int:
-        """Queue all `tasks` whose group id has neither a task nor a published group. Returns the number of added tasks.
+        """Queue `tasks`, except tasks whose group is queued or published. Returns the number of added tasks.
 
         Raises:
             BrokerFull: the broker's memory is full. No task was added.
@@ -161,7 +161,7 @@ class Streams:
         return int(await self._script(scripts.ISSUE, *pairs))
 
     async def outstanding(self) -> set[str]:
-        """Returns the ids of all outstanding groups: they are issued, and neither acknowledged nor withdrawn."""
+        """Returns the ids of the outstanding groups (from `issue` until `acknowledge` or `withdraw`)."""
         return {group_id.decode() for group_id in await self._link.command("HKEYS", self._issued)}
 
     async def withdraw(self, group_ids: Iterable[str]) -> int:
@@ -292,7 +292,7 @@ class Streams:
 
         Another worker can lease the task after `retry_delay_s`. The delay doubles with each delivery, and is at most
         `lease_ttl_s`. After `max_deliveries` deliveries, the task becomes a dead letter with `reason`. Use `final=True`
-        if a retry would fail in the same way: the task then becomes a dead letter at once.
+        if a retry would fail again: the task then becomes a dead letter at once.
         """
         delay_s = self.limits.retry_delay_s * 2.0 ** (lease.deliveries - 1)
         await self._give_back(lease, reason, delay_s, True, final=final)

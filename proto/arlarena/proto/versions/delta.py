@@ -6,8 +6,8 @@ of a delta:
 
     header of the new file, unchanged | for each tensor in file order: kind (1 byte), length (8 bytes), payload
 
-If the base has a tensor of the same name, type and shape, the payload is the difference between the bit patterns of the
-two tensors, read as integers. The difference is zigzag-coded, its bytes are grouped by significance, and zstd
+The payload depends on whether the base has a tensor of the same name, type and shape. If it has, the bit patterns of
+both tensors are read as integers, and the payload is their difference. The difference is zigzag-coded, its bytes are grouped by significance, and zstd
 compresses the result. A small optimiser step changes only the low bits, so the high bytes are zeros. An unchanged
 tensor takes 9 bytes. If the base has no such tensor, the payload is the compressed new tensor.
 """
@@ -90,10 +90,10 @@ def apply_delta(base: Path, delta: Path, target: Path, size: int) -> None:
                 continue
             before = known.get(name)
             if before is None or (before["dtype"], before["shape"]) != (entry["dtype"], entry["shape"]):
-                raise DeltaError(f"the delta changes {name}, which {base} lacks or has with another type or shape")
+                raise DeltaError(f"the delta changes {name}, but {base} has no {name} with this type and shape")
             old = _read(old_file, known_start, before)
             if len(old) != length:
-                raise DeltaError(f"the delta changes {name}, which has {len(old)} bytes in {base} instead of {length}")
+                raise DeltaError(f"the delta changes {name}, but {base} has {len(old)} bytes of it instead of {length}")
             if kind == DIFFERENCE:
                 out.write(_sum(old, _expand(payload, length, name), _width(entry["dtype"])))
             elif kind == SAME:

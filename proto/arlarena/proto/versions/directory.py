@@ -110,11 +110,12 @@ class Broadcast(msgspec.Struct, frozen=True):
     `host`, `port`: the address of the sender's TCPStore. A policy server with W vLLM workers uses these keys of the
     store:
     `requests`             a counter; the first worker takes the next number n
-    `request/{n}`          group name, W + 1 and the version, separated by blanks
+    `request/{n}`          name of the process group, W + 1 and the version, separated by spaces
     `{group}/tensors`      the sender's reply in JSON: [[name, dtype, shape], ...], or a refusal as text
     `{group}/done/{rank}`  set by the worker of this rank (1 to W) after it has received all tensors
-    The sender (rank 0) and the workers form a process group, over the store with the prefix `{group}`. The sender
-    broadcasts the tensors in the order of its reply. It leaves the group when all workers have set their key.
+    `{group}` is the name of the process group. The sender (rank 0) and the workers form this group, over the store with
+    the prefix `{group}`. The sender broadcasts the tensors in the order of its reply. It leaves the group when all
+    workers have set their key `done`.
     """
 
     manifest: Manifest
