@@ -50,10 +50,10 @@ class TrlEnvironment:
         """Take one action in the environment and read what happens.
 
         Args:
-            action: The action, exactly one, as the task describes it.
+            action: Exactly one action, in the form that the task describes.
 
         Returns:
-            What the environment shows afterwards.
+            The observation after the action.
         """
         valid_text("action", action)
         if self._session is None or self._state is None:

@@ -7,9 +7,10 @@ of a delta:
     header of the new file, unchanged | for each tensor in file order: kind (1 byte), length (8 bytes), payload
 
 The payload depends on whether the base has a tensor of the same name, type and shape. If it has, the bit patterns of
-both tensors are read as integers, and the payload is their difference. The difference is zigzag-coded, its bytes are grouped by significance, and zstd
-compresses the result. A small optimiser step changes only the low bits, so the high bytes are zeros. An unchanged
-tensor takes 9 bytes. If the base has no such tensor, the payload is the compressed new tensor.
+both tensors are read as integers, and the payload is their difference. The difference is zigzag-coded, its bytes are
+grouped by significance, and zstd compresses the result. A small optimiser step changes only the low bits, so the high
+bytes are zeros. An unchanged tensor takes 9 bytes. If the base has no such tensor, the payload is the compressed new
+tensor.
 """
 
 from __future__ import annotations
