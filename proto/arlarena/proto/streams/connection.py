@@ -140,11 +140,12 @@ class Link:
     async def _repeat(
         self, call: Callable[[], Awaitable[T]], *, reconnect_s: float | None = None, full_timeout_s: float | None = None
     ) -> T:
-        """Await `call()`, and return its result. Retries after these temporary failures until a time limit:
-        the broker is unreachable, loads its data, is full, or has lost a consumer group.
+        """Await `call()`, and return its result. Retries until a time limit if the failure is temporary.
+
+        These failures are temporary: the broker is unreachable, loads its data, is full, or has lost a consumer group.
 
         Raises:
-            StreamError: the failure is not temporary, or the time limit has ended. See `stream_error`.
+            StreamError: the failure is not temporary, or the time limit was reached. See `stream_error`.
         """
         started, pause, group_lost = time.monotonic(), _FIRST_PAUSE_S, False
         reconnect_s = self._reconnect_s if reconnect_s is None else reconnect_s

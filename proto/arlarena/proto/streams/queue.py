@@ -173,7 +173,7 @@ class Streams:
         return sum([int(await self._script(scripts.WITHDRAW, *page)) for page in _pages(list(group_ids))])
 
     async def collect(self, *, consumer: str, count: int, block_s: float) -> list[GroupEntry]:
-        """Collect up to `count` new groups, oldest first. Waits up to `block_s` seconds for the first group.
+        """Collect up to `count` new groups, oldest first. Returns [] if no group arrives within `block_s` seconds.
 
         If a group cannot be decoded, its entry has a `DeadLetter` with the reason, and the broker copies the group to
         the stream `dead`. A full broker makes no copy. All entries stay pending for `consumer` until `acknowledge`.

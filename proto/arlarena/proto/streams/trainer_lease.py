@@ -133,7 +133,7 @@ class TrainerLease:
         timeout_s: float = 5.0,
         reconnect_s: float = 30.0,
     ) -> Self:
-        """Acquire the lease of `run`. If the lease's holder on another machine has stopped, waits for the lease's end.
+        """Acquire the trainer's lease of `run`. If a trainer on another machine has stopped, waits for its lease's end.
 
         `incarnation`: a random id of this trainer process, for error messages. `ttl_s`: time after which a lease
         without renewal expires, in seconds. `timeout_s`: time limit for connecting and for each reply. `reconnect_s`:

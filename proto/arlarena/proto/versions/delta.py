@@ -83,7 +83,7 @@ def apply_delta(base: Path, delta: Path, target: Path, size: int) -> None:
         for name, entry in _in_file_order(header):
             kind, payload_bytes = _FRAME.unpack(_exactly(source, _FRAME.size))
             if payload_bytes > delta_size:
-                raise DeltaError(f"{delta} announces {payload_bytes} bytes of {name}, but is shorter")
+                raise DeltaError(f"{delta} announces {payload_bytes} bytes of {name}, but has only {delta_size} bytes")
             payload = _exactly(source, payload_bytes)
             length = entry["data_offsets"][1] - entry["data_offsets"][0]
             if kind == WHOLE:

@@ -46,11 +46,11 @@ def local_model(name_or_path: str | Path) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise ConfigError(f"model {name!r} is a file: give a Hugging Face directory")
+        raise ConfigError(f"model {name!r} is a file: give the directory of a Hugging Face model")
     if not is_hub_name(name):
         raise ConfigError(
-            f"model {name!r}: no such directory; give a Hugging Face directory, or a repository of the Hugging Face "
-            "Hub as OWNER/NAME, such as Qwen/Qwen3-0.6B"
+            f"model {name!r}: no such directory; give either the directory of a Hugging Face model, or a repository of "
+            "the Hugging Face Hub as OWNER/NAME, such as Qwen/Qwen3-0.6B"
         )
     try:
         from huggingface_hub.utils.tqdm import disable_progress_bars
