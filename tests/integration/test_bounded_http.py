@@ -220,7 +220,7 @@ def test_a_client_that_finds_all_connections_in_use_is_told_which_limit_to_raise
         until(lambda: server.shared.open == 2 and not server.shared.waiting, "both connections are in use")
         refused = everything(stack.enter_context(server.connect()))
         assert refused.startswith(b"HTTP/1.1 503")
-        assert b"all 2 connections of this server are in use: close some, or raise max_connections" in refused
+        assert b"all 2 connections are in use: either close some of them, or raise max_connections" in refused
     until(lambda: server.shared.open == 0, "no connection is counted")
     assert server.healthy()
 
@@ -228,7 +228,7 @@ def test_a_client_that_finds_all_connections_in_use_is_told_which_limit_to_raise
 def test_the_limit_of_open_files_is_named_if_it_is_below_the_limit_of_connections():
     shared = bounded(HttpLimits(**{**LIMITS, "connections": 1 << 30}))["http"].shared
     assert shared.connections < 1 << 30
-    assert shared.full.endswith("close some, or raise the limit of open files (ulimit -n)")
+    assert shared.full.endswith("close some of them, or raise the limit of open files (ulimit -n)")
 
 
 def test_requests_far_ahead_of_their_answers_are_refused(start):

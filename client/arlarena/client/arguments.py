@@ -1,7 +1,7 @@
 """Validates arguments, and converts numpy scalars and zero-dimensional arrays to Python values.
 
-Calls of several sessions share a request, so one invalid value would make all these calls fail. The functions of this
-module therefore raise an error before the request is built.
+Several sessions share a request, so the invalid value of one session would make the calls of all these sessions fail.
+The functions of this module find invalid values before the client builds the request.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from arlarena.proto.env_api import LARGEST_INDEX
 
 
 def _scalar(value: Any) -> Any:
-    """Returns the Python value of a numpy scalar or zero-dimensional array. Other values are returned unchanged."""
+    """Returns the Python value of a numpy scalar or a zero-dimensional array. Returns any other value unchanged."""
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
@@ -56,9 +56,9 @@ def valid_integer(name: str, value: Any, least: int = 0) -> int:
 
 
 def valid_seconds(name: str, value: Any, *, positive: bool = False) -> float:
-    """Returns `value` as a finite number of seconds. Error messages begin with `name`.
+    """Returns `value` (a number of seconds) as a `float`. Error messages begin with `name`.
 
-    The number must be at least 0, or above 0 if `positive`.
+    The value must be finite and at least 0. If `positive` is true, it must be above 0.
 
     Raises:
         TypeError: `value` is not a number.
@@ -75,6 +75,6 @@ def valid_seconds(name: str, value: Any, *, positive: bool = False) -> float:
 
 
 def shown(value: Any) -> str:
-    """Returns a value and its type, for error messages."""
+    """Returns the text and the type of `value`, for error messages. The text has at most 80 characters."""
     text = repr(value)
     return f"{text if len(text) <= 80 else text[:80] + '…'} ({type(value).__name__})"

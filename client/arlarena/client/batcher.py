@@ -1,8 +1,8 @@
 """Combines concurrent calls to the environment server into one `/v1/batch` request.
 
-A request of any size costs a client about 0.3 ms of CPU time. With 256 concurrent episodes, separate requests would
-dominate the client's CPU time. All results of a request arrive together, so the slowest step delays all other steps.
-Use small batches if the durations of steps differ widely.
+Each request costs the client about 0.3 ms of CPU time, whatever its size. With 256 concurrent episodes, one request for
+each step would dominate the client's CPU time. All results of a request arrive together, so the slowest step delays all
+other steps of its batch. Use small batches if the durations of steps differ widely.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class Batcher(Generic[Item, Result]):
     def __init__(
         self, send: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], *, window_s: float, size: int
     ) -> None:
-        """`send`: returns one result for each item, in order. If `send` raises an error, each `submit` raises it."""
+        """`send`: sends a batch and returns one result for each item, in order. If `send` raises an error, `submit`
+        raises the same error for each item of the batch.
+        """
         if window_s < 0 or size < 1:
             raise ValueError(f"batch window_s must be 0 or more and batch size 1 or more, not {window_s} and {size}")
         self._send, self._window_s, self._size = send, window_s, size
@@ -36,7 +38,10 @@ class Batcher(Generic[Item, Result]):
         self.items = 0  # number of items sent
 
     async def submit(self, item: Item) -> Result:
-        """Send `item` in a batch. Returns the item's result. After a cancellation, the item may still be executed."""
+        """Send `item` in a batch. Returns the item's result, or raises the error of the batch.
+
+        If the caller cancels this call, the server may execute the item anyway.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, future))
@@ -48,7 +53,7 @@ class Batcher(Generic[Item, Result]):
         return await future
 
     async def close(self) -> None:
-        """Send all waiting items, and wait for their results."""
+        """Send all waiting items, and wait for the results of all batches."""
         self._flush()
         while self._sending:
             await asyncio.wait(set(self._sending))

@@ -1,4 +1,4 @@
-"""Reads responses of untrusted servers. Large responses, compressed responses and redirects are errors.
+"""Reads responses of untrusted servers. Too large responses, compressed responses and redirects are errors.
 
     async with session.get(url, headers=IDENTITY, allow_redirects=False) as reply:
         body = await read_bounded(reply, 1 << 20)
@@ -18,14 +18,16 @@ class AnswerRefused(aiohttp.ClientError):
 
 
 async def read_bounded(reply: aiohttp.ClientResponse, limit: int) -> bytes:
-    """Returns the body. `limit`: maximum size of the body in bytes.
+    """Returns the body of the response `reply`. `limit`: maximum size of the body in bytes.
 
     Raises:
         AnswerRefused: the response is too large, compressed, or a redirect.
         aiohttp.ClientError: the connection was lost.
     """
     if 300 <= reply.status < 400:
-        raise AnswerRefused(f"{reply.url} redirects to {reply.headers.get('location')!r}: configure that address")
+        raise AnswerRefused(
+            f"{reply.url} redirects to {reply.headers.get('location')!r}: use this address in the configuration"
+        )
     encoding = reply.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise AnswerRefused(f"{reply.url} responded with the encoding {encoding!r}, but only 'identity' is accepted")

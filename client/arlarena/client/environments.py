@@ -7,8 +7,8 @@
             state = await session.step("<think>…</think><action>up</action>")
         await session.close()
 
-Calls of concurrent sessions share requests (see `Batcher`). If a response was lost, the client sends the request again.
-Each step has a `step_index` (the number of earlier steps), so the server takes a repeated step only once.
+Calls of concurrent sessions share requests (see `Batcher`). If a response is lost, the client sends the request again.
+Each step has a `step_index` (the number of earlier steps), so the server executes a repeated step only once.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ from arlarena.proto.env_api import (
     Snapshot,
 )
 
-# Timeout of a request in seconds. The server's time limits are shorter (75 s for a step, 60 s for a reset). The server
-# therefore ends a slow operation first, with an error message that names the operation.
+# Timeout of a request in seconds. The server's time limits are shorter (75 s for a step, 60 s for a reset), so the
+# server ends a slow operation first. Its error message names the operation.
 REQUEST_S = 90.0
-MAX_INFO_BYTES = 1 << 20  # maximum size of the response of `/v1/info`; the decoded response takes more memory
+MAX_INFO_BYTES = 1 << 20  # maximum size of the response of `/v1/info`
 # A request contains a deadline for the server. The deadline is this fraction of the client's timeout, so that the
 # response arrives before the timeout.
 DEADLINE_SHARE = 0.95
@@ -62,10 +62,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """The result of a reset or a step.
+    """The result of a reset, a step or a restore.
 
-    `observation`: for the player. `metadata`: for training and scoring; the player must not see it. `reward`: the
-    reward of the step, or 0 after a reset.
+    `observation`: the data for the player. `metadata`: data for training and scoring; do not show it to the player.
+    `reward`: the reward of the step; 0 after a reset or a restore.
     """
 
     observation: Observation
@@ -79,12 +79,12 @@ class StepOutcome:
 
     @property
     def prompt(self) -> str:
-        """The user message for the policy."""
+        """The observation as the user message for the policy."""
         return self.observation.prompt
 
     @property
     def images(self) -> tuple[str, ...]:
-        """Hashes of the images."""
+        """The SHA-256 hashes of the observation's images."""
         return tuple(image.sha256 for image in self.observation.images)
 
 
@@ -111,7 +111,7 @@ def _session_error(request: str, error: Error) -> ServiceError:
 
 
 class Session:
-    """A session of one player. Calls of the same session must not overlap."""
+    """A session of one player on the environment server. Do not call methods of one session concurrently."""
 
     def __init__(self, client: EnvironmentClient, session_id: str, step: int = 0) -> None:
         """Call `EnvironmentClient.open` or `fork` instead."""
@@ -130,8 +130,9 @@ class Session:
     ) -> StepOutcome:
         """Start an episode of a task. Returns the first state.
 
-        `task_id`, or `split` and `index`, select the task. `split` defaults to the first split. `index` defaults to
-        `seed`, or to 0 without a seed. `seed` is also the random seed of the episode.
+        Select the task either with `task_id`, or with `split` and `index`. `split` defaults to the first split. `index`
+        defaults to `seed`, or to 0 without a seed. `seed` is also the random seed of the episode. `episode_id`: a label
+        for the episode. The server returns it in `GET /state`.
 
         Raises:
             SessionLost: the server does not know this session. Open another session.
@@ -154,9 +155,9 @@ class Session:
         return state
 
     async def step(self, text: str) -> StepOutcome:
-        """Take one step with `text`, which is a full reply or only an action. Returns the new state.
+        """Take one step. `text`: either a full reply of the policy, or only its action. Returns the new state.
 
-        Raises the errors of `reset`. Raises PolicyFault if the reply caused an error in the environment.
+        Raises the errors of `reset`. Also raises PolicyFault if `text` caused an error in the environment.
         """
         action = Action(valid_text("the action", text))
         state = await self._client.call(BatchItem(session_id=self.id, op="step", action=action, step_index=self._step))
@@ -167,21 +168,21 @@ class Session:
         """Returns the next reply of the environment's expert (a scripted player).
 
         Raises:
-            Refused: the environment has no expert, or `expert_splits` of the server lacks this evaluation split.
+            Refused: the environment has no expert, or the server's `expert_splits` excludes this episode's split.
         """
         return await self._client.expert(self.id)
 
     async def fork(self, count: int = 1, *, ttl_s: float | None = None) -> list[Session]:
-        """Open `count` sessions with a copy of this session's state, or none if the server cannot open all of them.
+        """Open `count` sessions, each with a copy of this session's state. `ttl_s`: see `EnvironmentClient.open`.
 
-        Raises the errors of `EnvironmentClient.open`. Raises Refused if this session has no episode.
+        Raises the errors of `EnvironmentClient.open`. Also raises Refused if this session has no episode.
         """
         request = ForkRequest(valid_integer("count", count, least=1), ttl_s=_ttl(ttl_s))
         opened = await self._client.opened(f"/v1/sessions/{self.id}/fork", request)
         return [Session(self._client, session.session_id, session.step_count) for session in opened]
 
     async def snapshot(self) -> Snapshot:
-        """Save the session's state on the server. Any session can `restore` the returned snapshot.
+        """Save the session's state on the server. Any session can call `restore` with the returned snapshot.
 
         Raises:
             Refused: the session has no episode.
@@ -189,9 +190,7 @@ class Session:
         return await self._client.snapshot(self.id)
 
     async def restore(self, snapshot: Snapshot) -> StepOutcome:
-        """Replace this session's state by the state in `snapshot`. Returns the restored state, with reward 0.
-
-        A snapshot can be restored several times.
+        """Replace this session's state with the state in `snapshot`. Returns that state, with reward 0.
 
         Raises:
             Refused: the server has no such snapshot, for example because it expired.
@@ -204,7 +203,7 @@ class Session:
         return state
 
     async def close(self) -> None:
-        """Close the session. Ignores errors, because the server also closes idle sessions."""
+        """Close the session. Ignores errors of the service, because the server also closes idle sessions."""
         try:
             await self._client.close_session(self.id)
         except ServiceError:
@@ -228,11 +227,11 @@ class EnvironmentClient(AsyncClosing):
         token: str | None = None,
         pods: str | None = None,
     ) -> None:
-        """`retries`: maximum number of retries of a request while the server is unavailable. `token`: bearer token.
-        `pods`: URL of the server's pods, with {pod} in place of the pod's number (see `arlarena.client.pods`).
+        """`url`: base URL of the server. `retries`: maximum number of retries of a request while the server is
+        unavailable. `token`: bearer token. `pods`: URL of the server's pods, with {pod} in place of the pod's number
+        (see `arlarena.client.pods`).
 
-        Calls of several sessions are collected into a batch. A batch is sent when it has `batch_size` items, or
-        `batch_window_s` seconds after its first item.
+        Calls of several sessions share a batch. It is sent at `batch_size` calls, or after `batch_window_s` seconds.
 
         Raises:
             TypeError, ValueError: an argument is invalid. The message contains the argument's name.
@@ -255,12 +254,14 @@ class EnvironmentClient(AsyncClosing):
         return self.transport.url
 
     async def close(self) -> None:
-        """Send all waiting items, then close all connections. The server closes open sessions after their idle time."""
+        """Send all waiting calls, then close all connections. Sessions stay open until their idle time ends."""
         await self._batcher.close()
         await self.transport.close()
 
     async def open(self, count: int, *, ttl_s: float | None = None, group_id: str | None = None) -> list[Session]:
-        """Open `count` sessions, or none if the server cannot open all. A session ends after `ttl_s` idle seconds.
+        """Open `count` sessions. If the server cannot open all of them, it opens none.
+
+        `ttl_s`: the server closes a session after this number of idle seconds. `group_id`: a label for the sessions.
 
         Raises:
             AtCapacity: the server currently has no capacity for `count` sessions.
@@ -276,8 +277,8 @@ class EnvironmentClient(AsyncClosing):
         return [Session(self, session.session_id) for session in await self.opened("/v1/sessions", request)]
 
     async def opened(self, path: str, request: CreateSessions | ForkRequest) -> list[OpenedSession]:
-        """Send a request that opens sessions. Returns the opened sessions."""
-        # No retry: if only the response was lost, the first request's sessions are open, and a retry would open more.
+        """Send a request that opens sessions to the server's route `path`. Returns the opened sessions."""
+        # The request is not retried: if only the response was lost, a retry would open the sessions a second time.
         base = self._pods.of(path.removeprefix(SESSIONS))
         answer = await self.transport.request("POST", path, self._encoder.encode(request), base=base)
         opened = _read(_accepted(answer), SessionList).sessions
@@ -317,7 +318,7 @@ class EnvironmentClient(AsyncClosing):
         return answer.status == 200
 
     async def call(self, item: BatchItem) -> StepOutcome:
-        """Execute a reset or a step. Returns the result. Concurrent calls are sent in one request."""
+        """Send a reset or a step, together with concurrent calls. Returns its result, or raises its error."""
         result = await self._batcher.submit(item)
         if isinstance(result, ServiceError):
             raise result
@@ -331,7 +332,7 @@ class EnvironmentClient(AsyncClosing):
         return reply if reply.plan else ExpertReply(reply.text, [reply.text])
 
     async def close_session(self, session_id: str) -> None:
-        """Close a session. Raises `ServiceError` if the server responds with an error."""
+        """Close a session. Raises `ServiceError` if the server is unreachable or responds with an error."""
         result = await self._batcher.submit(BatchItem(session_id=session_id, op="close"))
         if isinstance(result, ServiceError):
             raise result
@@ -339,18 +340,16 @@ class EnvironmentClient(AsyncClosing):
     async def _send(
         self, method: str, path: str, body: bytes | None = None, base: str | None = None, limit: int | None = None
     ) -> Answer:
-        """Send an idempotent request. Retries while the server is unavailable. `limit`: maximum bytes of a response."""
+        """Send an idempotent request to `base` (default: the server). Retries. `limit`: maximum bytes of a response."""
         return await self.transport.request(method, path, body, max_answer_bytes=limit, retries=self.retries, base=base)
 
     async def _send_batch(self, items: Sequence[BatchItem]) -> Sequence[BatchOutcome]:
-        """Send all items. Returns the results in the order of `items`."""
+        """Send all items, each to its pod. Returns one result for each item, in order."""
         return await send_split(self._pods.split(items), items, self._send_part)
 
     async def _send_part(self, items: Sequence[BatchItem], base: str | None) -> Sequence[BatchOutcome]:
-        """Send items in one request to the server, or to the pod at `base`. Returns one result for each item, in order.
-
-        Retries are safe, because resets and closes are idempotent and steps have a `step_index`.
-        """
+        """Send `items` in one request, to the pod at `base` or to the server. Returns one result for each item."""
+        # Retries are safe, because resets and closes are idempotent and steps have a `step_index`.
         body = self._encoder.encode(
             BatchRequest(list(items), deadline_s=DEADLINE_SHARE * self.transport.timeouts.request_s)
         )
@@ -390,7 +389,7 @@ def _read(answer: Answer, kind: type[T]) -> T:
 
 
 def _accepted(answer: Answer) -> Answer:
-    """Return `answer` if its status is below 300. Otherwise raise the error in its body."""
+    """Returns `answer` if its status is below 300. Otherwise raises the error that the body of `answer` describes."""
     if answer.status < 300:
         return answer
     try:

@@ -1,6 +1,6 @@
-"""The errors of the clients. The class of an error tells the caller how to react.
+"""The errors of the clients. The class of an error shows how the caller should react.
 
-Unavailable      the service is unreachable, too slow, or has a failure: retry later
+Unavailable      the service is unreachable, too slow, or has failed: retry later
 ├─ AtCapacity    the server is full: retry after `retry_after_s`
 └─ SessionLost   the session has ended (server restart, or idle for too long): open another session
 Refused          the request is invalid: a retry would fail again
@@ -13,13 +13,13 @@ from __future__ import annotations
 
 
 class ServiceError(RuntimeError):
-    """Base of all errors of this module. The message names the address and the request."""
+    """Base class of the errors in this module. The message contains the service's address and the request."""
 
 
 class Unavailable(ServiceError):
     """An infrastructure failure: a refused or lost connection, a timeout, or a response with status 5xx, 408 or 429.
 
-    `status`: the HTTP status of the response; None without a response or if the status is unknown.
+    `status`: the HTTP status of the response. It is None if there was no response, or if the status is unknown.
     """
 
     def __init__(self, message: str, status: int | None = None) -> None:
@@ -28,7 +28,7 @@ class Unavailable(ServiceError):
 
     @property
     def answered(self) -> bool:
-        """True if the server responded with an error. False if there was no response (see `__cause__`)."""
+        """True if the server responded with an error. False if no response arrived; `__cause__` then has the reason."""
         return self.__cause__ is None
 
 
@@ -45,7 +45,7 @@ class SessionLost(Unavailable):
 
 
 class Refused(ServiceError):
-    """The service rejected the request. `status`: the HTTP status."""
+    """The service rejected the request. A retry would fail again. `status`: the HTTP status of the response."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)

@@ -1,12 +1,12 @@
-"""Gymnasium environments on an environment server. `docs/how-to/use-a-client.md` describes the installation.
+"""Gymnasium environments that run on an environment server. See `docs/how-to/use-a-client.md` for the installation.
 
     env = TextEnv("http://127.0.0.1:8000", split="train")
     observation, info = env.reset(options={"index": 7})
     observation, reward, terminated, truncated, info = env.step("up")
 
-Observations are prompts. An action is a model's full reply, or only the action without the rest of the reply.
-`TextVectorEnv` plays many episodes at the same time, and sends the steps of all episodes in one request. If an episode
-has ended, the next step resets its environment (Gymnasium's next-step autoreset).
+Observations are prompts. An action is either a model's full reply, or only the action in the reply. `TextVectorEnv`
+plays many episodes at the same time, and sends the steps of all episodes in one request. If an episode has ended, the
+next call of `step` resets this environment (Gymnasium's next-step autoreset).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from arlarena.client.environments import StepOutcome
 from arlarena.client.sync import SyncEnvironments, SyncSession
 from arlarena.proto.env_api import Info, Split
 
-# In an endless split, the random generator draws task indices from [0, ENDLESS_TASKS).
+# In a split without a size, the random generator draws task indices from [0, ENDLESS_TASKS).
 ENDLESS_TASKS = 2**31 - 1
-# The valid keys of `reset(options=…)` in `TextEnv` and in `TextVectorEnv`. Keys with the value None are ignored.
+# The valid keys of `reset(options=…)` in `TextEnv`, and in `TextVectorEnv`. Keys with the value None are ignored.
 OPTIONS, VECTOR_OPTIONS = ("index", "split", "task_id", "episode_id"), ("indices",)
 
 Texts = npt.NDArray[np.object_]
@@ -37,14 +37,14 @@ Bools = npt.NDArray[np.bool_]
 
 
 class AnyText(gymnasium.Space[str]):
-    """The Gymnasium space of all texts. `sample` returns one of `examples`."""
+    """The Gymnasium space that contains all texts. `sample` returns one of `examples`."""
 
     def __init__(self, examples: Sequence[str] = ("",)) -> None:
         super().__init__(shape=(), dtype=None)
         self.examples = tuple(examples)
 
     def contains(self, x: Any) -> bool:
-        """True if `x` is a Python string or a numpy string."""
+        """True if `x` is a Python or numpy string that can be encoded as UTF-8."""
         try:
             valid_text("the action", x)
         except (TypeError, ValueError):
@@ -63,22 +63,27 @@ class AnyText(gymnasium.Space[str]):
 
 
 def _info(state: StepOutcome) -> dict[str, Any]:
-    """Returns Gymnasium's info dictionary: the metadata, and all fields of the observation except the prompt."""
+    """Returns Gymnasium's info dictionary: the metadata, and the observation's fields in `names`."""
     observation = state.observation
     names = ("text", "message", "admissible_actions", "step", "action_valid", "format_valid")
     return msgspec.structs.asdict(state.metadata) | {name: getattr(observation, name) for name in names}
 
 
 def _seed(seed: int | None) -> int | None:
-    """Returns `seed` as a Python integer, because Gymnasium rejects numpy scalars."""
+    """Returns `seed` as a Python integer or None. Gymnasium rejects numpy scalars.
+
+    Raises:
+        TypeError, ValueError: `seed` is not a valid integer.
+    """
     return None if seed is None else valid_integer("seed", seed)
 
 
 def _options(given: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, Any]:
-    """Returns the entries of `given`, the options of a reset, except entries with the value None.
+    """Returns `given` (the options of a reset) without the entries whose value is None.
 
     Raises:
-        TypeError, ValueError: `given` is not a dictionary, or a key is not in `known`.
+        TypeError: `given` is neither None nor a dictionary.
+        ValueError: a key is not in `known`.
     """
     if given is not None and not isinstance(given, Mapping):
         raise TypeError(f"options must be a dictionary of {', '.join(known)}, not {shown(given)}")
@@ -91,12 +96,14 @@ def _options(given: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str,
 def _connect(
     url: str, count: int, split: str | None, token: str | None
 ) -> tuple[SyncEnvironments, list[SyncSession], Info, Split]:
-    """Connect to a server. Returns a client, its open sessions, the environment's description, and the split.
+    """Connect to the server at `url`. Returns (client, `count` open sessions, environment's description, split).
 
-    `split`: name of the split, None for the first split. If an error occurs, the client is closed.
+    `split`: name of the split; None selects the first split. If an error occurs, closes the client.
 
     Raises:
-        ValueError: the environment has no split of this name.
+        ValueError: the environment has no split with this name, or an argument is invalid.
+        TypeError: an argument has the wrong type.
+        ServiceError: see `EnvironmentClient.info` and `EnvironmentClient.open`.
     """
     environments = SyncEnvironments(url, token=token)
     try:
@@ -126,8 +133,8 @@ class TextEnv(gymnasium.Env[str, str]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start an episode. Returns the first prompt and the info dictionary.
 
-        `options` selects the task; `OPTIONS` lists the keys. Without `index` and `task_id`, the environment's random
-        generator draws the index. `seed`: seed of this generator.
+        `options` selects the task with these keys: `index`, `split`, `task_id`, `episode_id`. If both `index` and
+        `task_id` are missing, the environment's random generator draws the index. `seed`: seed of this generator.
         """
         super().reset(seed=_seed(seed))
         task = _options(options, OPTIONS)
@@ -138,9 +145,9 @@ class TextEnv(gymnasium.Env[str, str]):
         return state.prompt, _info(state)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Take a step. `action`: a full reply or only the action.
+        """Take a step. `action`: either a model's full reply, or only the action.
 
-        Returns the prompt, the reward, `terminated`, `truncated` and the info dictionary.
+        Returns (prompt, reward, `terminated`, `truncated`, info dictionary).
         """
         state = self._session.step(action)
         observation = state.observation
@@ -155,7 +162,7 @@ class TextEnv(gymnasium.Env[str, str]):
 
 
 class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
-    """Several environments on one server. One request contains the steps of all environments."""
+    """A Gymnasium vector environment that plays several episodes at the same time on one environment server."""
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (as in Gymnasium)
 
@@ -173,12 +180,12 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Texts, dict[str, Any]]:
-        """Start an episode in each environment. Returns the first prompts and the infos.
+        """Start an episode in each environment. Returns (first prompts, infos).
 
         `options["indices"]`: one task index for each environment. Without this option, each environment's random
-        generator draws a task. `seed`: one seed for each environment, or a number `s` for the seeds `s, s + 1, …`. An
-        environment with the seed None keeps the state of its generator. A `TextEnv` with the same seed draws the same
-        tasks.
+        generator draws a task index. `seed`: either one seed for each environment, or a number `s` for the seeds `s`,
+        `s + 1`, …. If a seed is None, the generator of this environment keeps its state. A `TextEnv` with this seed
+        draws the same tasks.
 
         Raises:
             TypeError, ValueError: a seed or an option is invalid, or the number of seeds or indices is wrong.
@@ -197,10 +204,11 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
         return _prompts(states), _infos(states)
 
     def step(self, actions: Sequence[str]) -> tuple[Texts, Floats, Bools, Bools, dict[str, Any]]:
-        """Take a step in each of the N environments, with one action per environment.
+        """Take a step in each of the N environments. `actions`: one action for each environment.
 
-        If an episode ended at the previous step, its environment is reset instead, and the reward is 0. Returns
-        prompts, rewards, `terminated` and `truncated`, as arrays [N], and the infos.
+        If an environment's episode ended at the previous step, this method resets the environment and ignores its
+        action. The reward is then 0. Returns (prompts, rewards, `terminated`, `truncated`, infos). The first four are
+        arrays [N].
         """
         actions = [
             valid_text(f"action {i}", action) for i, action in enumerate(self._one_per_environment("actions", actions))
@@ -238,7 +246,10 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
         return list(values)
 
     def _seeds(self, given: Any) -> list[int | None]:
-        """Returns one seed for each environment. An environment with the seed None keeps its generator's state."""
+        """Returns one seed for each environment. If a seed is None, the environment's generator keeps its state.
+
+        `given`: None, one number `s` for the seeds `s`, `s + 1`, …, or a sequence of seeds.
+        """
         if given is None:
             return [None] * self.num_envs
         if not hasattr(given, "__len__") or getattr(given, "ndim", 1) == 0:
@@ -258,7 +269,11 @@ def _prompts(states: Sequence[StepOutcome]) -> Texts:
 
 
 def _infos(states: Sequence[StepOutcome]) -> dict[str, Any]:
-    """Returns infos in the form of Gymnasium's vector environments: an array of values and a mask for each key."""
+    """Returns the infos in the form of Gymnasium's vector environments.
+
+    For each key, the dictionary has an array with the values of all environments. The mask `_<key>` is true everywhere,
+    because all environments have all keys.
+    """
     infos = [_info(state) for state in states]
     arrays: dict[str, Any] = {}
     for key in infos[0]:

@@ -1,8 +1,8 @@
 """Sends requests about a session directly to the session's pod.
 
 An environment server can run in several pods behind one address. A session's id begins with the number of its pod
-(`p3-…`). Each pod also has its own address, for example a DNS name from a Kubernetes StatefulSet. A pod forwards
-requests about other pods' sessions. A client that knows the pods' addresses avoids this forwarding.
+(`p3-…`). Each pod also has its own address, for example a DNS name from a Kubernetes StatefulSet. If a pod receives a
+request about another pod's session, it forwards the request. This module avoids the forwarding.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from arlarena.client.errors import ServiceError
 from arlarena.proto.env_api import BatchItem
 from arlarena.proto.http.addresses import service_url
 
-# The beginning of a session's or snapshot's id. Pods with several workers add the worker's number.
+# The beginning of the id of a session or snapshot: the pod's number, and in pods with several workers the worker's
+# number, for example `p3-` or `p3w1-`.
 _HOLDER = re.compile(r"p(\d{1,6})(?:w\d{1,6})?-")
-# Actions with this many characters take at most 3 MiB of JSON. Servers accept 4 MiB.
+# Maximum number of characters of all actions in a request. They take at most 3 MiB of JSON. Servers accept 4 MiB.
 MAX_CHARS = 1 << 19
 
-Request = tuple[str | None, list[int]]  # URL of a pod (None: the server's address), and positions of the items
+Request = tuple[str | None, list[int]]  # (URL of a pod, or None for the server's address; positions of the items)
 Result = TypeVar("Result")
 
 
@@ -29,24 +30,28 @@ class PodAddresses:
     """The addresses of the pods of one server."""
 
     def __init__(self, template: str | None) -> None:
-        """`template`: URL of a pod, with {pod} in place of its number; None: all requests use the server's address.
+        """`template`: URL of a pod, with `{pod}` in place of the pod's number. If it is None, all requests use the
+        server's address.
 
         Raises:
-            TypeError, ValueError: `template` is not a URL with {pod}.
+            TypeError, ValueError: `template` is not a URL with `{pod}`.
         """
         if template is not None:
             service_url(template.replace("{pod}", "0"))
             if "{pod}" not in template:
-                raise ValueError(f"pods = {template!r} lacks {{pod}}: write http://sokoban-{{pod}}.sokoban:8000")
+                raise ValueError(f"pods = {template!r} lacks {{pod}}: write for example http://env-{{pod}}.env:8000")
         self._template = template
 
     def of(self, name: str) -> str | None:
-        """Returns the URL of the pod with the session or snapshot `name`, or None for the server's address."""
+        """Returns the URL of the pod that has the session or snapshot with the id `name`.
+
+        Returns None if the caller must use the server's address, because the pod or its URL is unknown.
+        """
         found = _HOLDER.match(name) if self._template is not None else None
         return service_url(str(self._template).replace("{pod}", found[1])) if found else None
 
     def split(self, items: Sequence[BatchItem]) -> list[Request]:
-        """Split the items of a batch into requests. Returns each request's URL and the positions of its items.
+        """Split the items of a batch into requests. Returns the URL and the positions of the items of each request.
 
         All items of a request belong to one pod. Their actions have at most `MAX_CHARS` characters in total. An item
         with a longer action is sent alone.
@@ -62,9 +67,10 @@ async def send_split(
     items: Sequence[BatchItem],
     send: Callable[[Sequence[BatchItem], str | None], Awaitable[Sequence[Result | ServiceError]]],
 ) -> list[Result | ServiceError]:
-    """Send the requests at the same time. Returns the results in the order of `items`.
+    """Send the requests at the same time. Returns one result for each item, in the order of `items`.
 
-    If a request fails, its error becomes the result of each of its items. Results of other requests are kept.
+    `send`: sends items to a URL. If a request fails, each of its items gets the error as its result. Other requests are
+    not affected.
     """
 
     async def outcome(url: str | None, positions: list[int]) -> Sequence[Result | ServiceError]:

@@ -4,8 +4,8 @@
         generation = await policy.generate(prompt_ids, Sampling(max_tokens=64), seed=7)
 
 Rollouts use the token route (`generate`). Its response contains the sampled tokens and the weight version of each
-token. Evaluations use `chat`, which works with any server that has OpenAI's API. All requests are idempotent, so a
-failed request can be retried.
+token. `chat` works with all servers that have OpenAI's API, for example to record demonstrations of another model. All
+requests are idempotent, so a failed request can be retried.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class _Models(msgspec.Struct):
 class Generation:
     """One sampled response.
 
-    `logprobs`: one log-prob for each token, in nats, at the request's temperature. `spans`: the weight version of each
-    range of tokens. The ranges are in order and cover all tokens.
+    `logprobs`: the log-prob of each token in nats, at the request's temperature. `spans`: ranges of tokens, each with
+    the version of the weights that sampled it. The ranges are in order and cover all tokens.
     """
 
     token_ids: list[int]
@@ -101,7 +101,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
-    """A reply as text, with the token counts that the server returned."""
+    """A chat reply as text. The token counts are the server's values, or 0 if the server returned none."""
 
     text: str
     finish_reason: str
@@ -111,7 +111,7 @@ class ChatReply:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """The served model. `max_tokens`: maximum total length of prompt and response in tokens, None if unknown."""
+    """The served model. `max_tokens`: maximum number of tokens of prompt and response together, None if unknown."""
 
     name: str
     max_tokens: int | None
@@ -122,7 +122,11 @@ _encoder = msgspec.json.Encoder()
 
 
 def read_version(label: str) -> PolicyVersion:
-    """Parse a version label. A label in another form, such as a label of vLLM, becomes `unlabelled:0:<label>`."""
+    """Parse a version label of the form `incarnation:step:digest`.
+
+    Any other label, such as a label of vLLM, becomes the digest of the version `unlabelled:0:<digest>`. In this digest,
+    `-` replaces each `:`. An empty label becomes `-`.
+    """
     try:
         return PolicyVersion.parse(label)
     except ValueError:
@@ -139,7 +143,7 @@ def _read(answer: Answer, kind: type[T]) -> T:
 def _check_spans(answer: Answer, spans: tuple[VersionSpan, ...], tokens: int) -> None:
     edges = [0, *(span.end for span in spans)]
     if [span.start for span in spans] != edges[:-1] or edges[-1] != tokens:
-        raise answer.malformed(f"weight versions do not cover its {tokens} tokens")
+        raise answer.malformed(f"the ranges of its weight versions do not cover its {tokens} tokens in order")
 
 
 def _generation(answer: Answer) -> Generation:
@@ -147,7 +151,7 @@ def _generation(answer: Answer) -> Generation:
 
     Raises:
         Unavailable: the server aborted the generation.
-        ProtocolError: the token ids, log-probs and versions do not match.
+        ProtocolError: the response is malformed, or its token ids, log-probs and weight versions do not match.
     """
     try:
         choice = _generated_decoder.decode(answer.body).choices[0]
@@ -167,7 +171,7 @@ def _generation(answer: Answer) -> Generation:
 
 
 def _too_long(answer: Answer) -> bool:
-    """True if the response says that the prompt is too long. Servers use different words in this message."""
+    """True if the response is an error about a prompt that is too long. Servers word this error differently."""
     text = answer.body.lower()
     return answer.status in (400, 413, 422) and any(
         words in text
@@ -187,7 +191,8 @@ class PolicyClient(AsyncClosing):
     def __init__(
         self, url: str, timeouts: Timeouts | None = None, *, retries: int = 2, token: str | None = None
     ) -> None:
-        """`retries`: maximum number of retries while the server is unavailable. `token`: bearer token or API key.
+        """`url`: base URL of the server. `retries`: maximum number of retries of a request while the server is
+        unavailable. `token`: bearer token or API key.
 
         Raises:
             TypeError, ValueError: an argument is invalid. The message contains the argument's name.
@@ -218,16 +223,17 @@ class PolicyClient(AsyncClosing):
         session: str | None = None,
         timeout_s: float | None = None,
     ) -> Generation:
-        """Sample one response to a prompt of token ids. The response ends with the token that completes a stop string.
+        """Sample one response to the prompt `prompt_ids`. A response ends at the latest after `sampling.max_tokens`.
 
-        `session`: a name of the episode. A gateway sends all requests with the same name to the same replica. The
-        prefix cache of this replica contains the earlier prompts. `timeout_s`: time limit of each attempt.
+        `stop`: stop strings; the token that completes one of them is the last token of the response. `session`: a name
+        for the episode. A gateway sends all requests with the same name to the same replica, because this replica has
+        the episode's earlier prompts in its prefix cache. `timeout_s`: time limit of each attempt.
 
         Raises:
             Unavailable: the request and all retries failed: the server was unreachable, too slow, or had a failure.
             PromptTooLong: the prompt does not fit the model's context.
             Refused: the server rejected the request for another reason.
-            ProtocolError: the response is malformed, or its token ids, log-probs and versions do not match.
+            ProtocolError: the response is malformed, or its token ids, log-probs and weight versions do not match.
         """
         request = GenerateRequest(
             token_ids=list(prompt_ids),
@@ -259,8 +265,9 @@ class PolicyClient(AsyncClosing):
     ) -> ChatReply:
         """Request a reply from `/v1/chat/completions` of a server with OpenAI's API. Raises the errors of `generate`.
 
-        Newer models of OpenAI require the field `max_completion_tokens` instead of `max_tokens`. If the server refuses
-        a request for this reason, the client repeats the request with the newer field. Later requests also use it.
+        OpenAI's newer models require the field `max_completion_tokens` instead of `max_tokens`. If the server refuses
+        `max_tokens`, the client sends the request again with `max_completion_tokens`, and keeps this field for later
+        requests.
         """
         body: dict[str, Any] = {
             "messages": list(messages),
@@ -319,7 +326,10 @@ class PolicyClient(AsyncClosing):
         timeout_s: float | None = None,
         headers: dict[str, str] | None = None,
     ) -> Answer:
-        """Send a request. Retries while the server is unavailable. Retries are safe: all requests are idempotent."""
+        """Send a request. Returns a response with status 200. Retries while the server is unavailable.
+
+        Retries are safe, because all requests are idempotent. Raises the errors of `generate`.
+        """
         answer = await self.transport.request(
             method, path, body, timeout_s=timeout_s, headers=headers, retries=self.retries
         )

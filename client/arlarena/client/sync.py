@@ -6,8 +6,8 @@
         while not state.done:
             state = session.step("<think>…</think><action>up</action>")
 
-All sessions of a client use one event loop in a background thread. Concurrent calls from several threads share
-requests. `step_all` takes a step in many sessions at the same time.
+All sessions of a client use one event loop in a background thread. If several threads call methods at the same time,
+their calls share HTTP requests. `step_all` takes a step in many sessions at the same time.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class BackgroundLoop:
         return not self._loop.is_closed()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` in the loop and wait. Returns the result of `work`, or raises its exception.
+        """Run the coroutine `work` in the loop, and wait until it ends. Returns its result, or raises its exception.
 
         Raises:
             RuntimeError: the loop is stopped.
@@ -69,18 +69,18 @@ def _check_count(name: str, given: Sequence[Any], sessions: Sequence[SyncSession
     if wrong := [session for session in sessions if not isinstance(session, SyncSession)]:
         raise TypeError(f"sessions must be results of open(), not {shown(wrong[0])}")
     if len(given) != len(sessions):
-        raise ValueError(f"{len(given)} {name} for {len(sessions)} sessions: give one per session")
+        raise ValueError(f"{len(given)} {name} for {len(sessions)} sessions: the numbers must be equal")
 
 
 def _check_task(task: Any) -> None:
     if not isinstance(task, Mapping):
         raise TypeError(f"a task must be a dictionary such as {{'split': 'train', 'index': 7}}, not {shown(task)}")
     if unknown := set(task) - set(TASK_KEYS):
-        raise ValueError(f"a task has no key {min(unknown, key=str)!r}; known: {', '.join(TASK_KEYS)}")
+        raise ValueError(f"a task has the unknown key {min(unknown, key=str)!r}; known: {', '.join(TASK_KEYS)}")
 
 
 class SyncSession:
-    """A session of one player. Raises the errors of `arlarena.client.environments.Session`."""
+    """A session of one player. Its methods raise the errors of `arlarena.client.environments.Session`."""
 
     def __init__(self, loop: BackgroundLoop, session: Session) -> None:
         """Call `SyncEnvironments.open` instead."""
@@ -105,7 +105,7 @@ class SyncSession:
         return self._loop.run(work)
 
     def step(self, text: str) -> StepOutcome:
-        """Take one step with `text`, which is a full reply or only an action. Returns the new state."""
+        """Take one step. `text`: either a full reply of the policy, or only its action. Returns the new state."""
         return self._loop.run(self.asynchronous.step(text))
 
     def expert(self) -> ExpertReply:
@@ -113,7 +113,7 @@ class SyncSession:
         return self._loop.run(self.asynchronous.expert())
 
     def fork(self, count: int = 1, *, ttl_s: float | None = None) -> list[SyncSession]:
-        """Open `count` sessions with a copy of this session's state, or none if the server cannot open all of them."""
+        """Open `count` sessions, each with a copy of this session's state. See `Session.fork`."""
         return [SyncSession(self._loop, each) for each in self._loop.run(self.asynchronous.fork(count, ttl_s=ttl_s))]
 
     def snapshot(self) -> Snapshot:
@@ -121,7 +121,7 @@ class SyncSession:
         return self._loop.run(self.asynchronous.snapshot())
 
     def restore(self, snapshot: Snapshot) -> StepOutcome:
-        """Replace this session's state by the state in `snapshot`. Returns the restored state."""
+        """Replace this session's state with the state in `snapshot`. Returns that state."""
         return self._loop.run(self.asynchronous.restore(snapshot))
 
     def close(self) -> None:
@@ -152,13 +152,14 @@ class SyncEnvironments:
         return self._loop.run(self._client.info())
 
     def open(self, count: int, *, ttl_s: float | None = None) -> list[SyncSession]:
-        """Open `count` sessions, or none if the server cannot open all of them."""
+        """Open `count` sessions. If the server cannot open all of them, it opens none. See `EnvironmentClient.open`."""
         return [SyncSession(self._loop, each) for each in self._loop.run(self._client.open(count, ttl_s=ttl_s))]
 
     def reset_all(self, sessions: Sequence[SyncSession], tasks: Sequence[dict[str, Any]]) -> list[StepOutcome]:
-        """Reset several sessions at the same time. `tasks`: the arguments of `SyncSession.reset` for each session.
+        """Reset several sessions at the same time. Returns one state for each session, in order.
 
-        Returns one state for each session. If several resets fail, raises the error of the first failure.
+        `tasks`: for each session, a dictionary with the arguments of `SyncSession.reset`. If a reset fails, raises its
+        error. If several resets fail, raises the error that occurred first.
         """
         _check_count("tasks", tasks, sessions)
         for task in tasks:
@@ -171,9 +172,10 @@ class SyncEnvironments:
         return self._loop.run(gather())
 
     def step_all(self, sessions: Sequence[SyncSession], texts: Sequence[str]) -> list[StepOutcome]:
-        """Take one step in several sessions at the same time. Returns one state for each session.
+        """Take one step in several sessions at the same time. Returns one state for each session, in order.
 
-        If several steps fail, raises the error of the first failure.
+        `texts`: the text of `SyncSession.step` for each session. If a step fails, raises its error. If several steps
+        fail, raises the error that occurred first.
         """
         _check_count("texts", texts, sessions)
 

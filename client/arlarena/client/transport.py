@@ -1,6 +1,6 @@
 """HTTP requests to one service over a connection pool, with explicit timeouts and typed errors.
 
-Services are not trusted: responses have a limited size, and compressed responses and redirects are errors.
+The client does not trust the service: too large responses, compressed responses and redirects are errors.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from arlarena.proto.backoff import pauses
 from arlarena.proto.http.addresses import service_url
 
 JSON_HEADERS = {"content-type": "application/json", **IDENTITY}
-# Maximum bytes of a response. A batch response with 256 observations, each with an image of 100 KB, has half this size.
+# Maximum bytes of a response. A batch of 256 observations with one image of 100 KB each has half this size.
 MAX_ANSWER_BYTES = 64 << 20
-# Maximum number of characters of a response in an error message.
+# Maximum number of bytes of a response in an error message.
 QUOTE_CHARS = 300
 # The first and the longest pause between two attempts of a request, in seconds.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
-# 4xx statuses after which a retry may succeed. 408: the request arrived too slowly, for example because a machine was
-# overloaded. The server did not execute the request.
+# The 4xx statuses after which a retry may succeed. After 408, the server did not execute the request: it arrived too
+# slowly, for example because a machine was overloaded.
 _RETRYABLE = (408, 429)
 
 Service = Literal["environment server", "policy server"]
@@ -57,7 +57,8 @@ class Timeouts:
 class Answer:
     """Status and body of a response with a status below 500.
 
-    `request`: method and URL, for messages. `service`: the expected kind of service at `url`, if known.
+    `request`: method and URL of the request, for messages. `url`: base URL of the service. `service`: the kind of
+    service that the client expects at `url`, or None.
     """
 
     status: int
@@ -67,7 +68,7 @@ class Answer:
     service: Service | None = None
 
     def refusal(self) -> Refused:
-        """Returns the error for this response. The message says if `url` belongs to another kind of service."""
+        """Returns the error for this response. The message says if `url` is the address of the wrong service."""
         actual = service_of(self.body)
         if self.service is not None and actual not in (None, self.service):
             names = {"environment server": "an environment server", "policy server": "a policy server"}
@@ -79,7 +80,7 @@ class Answer:
         return Refused(f"{self.request} was refused with {self.status}: {quote(self.body)}", self.status)
 
     def malformed(self, reason: object) -> ProtocolError:
-        """Returns the error for a response that violates the API."""
+        """Returns the error for this response if it violates the API. `reason`: how it violates the API."""
         return ProtocolError(f"{self.request} returned an invalid response ({reason}): {quote(self.body)}")
 
 
@@ -105,7 +106,7 @@ _ERROR_FORMATS: dict[Service, type] = {
 
 
 def service_of(error: bytes) -> Service | None:
-    """Returns the kind of service that uses the error format of `error`, or None if the format is unknown."""
+    """Returns the kind of service that sent the response body `error`. Returns None if its format is unknown."""
     for service, error_format in _ERROR_FORMATS.items():
         try:
             msgspec.json.decode(error, type=error_format)
@@ -116,13 +117,13 @@ def service_of(error: bytes) -> Service | None:
 
 
 def quote(body: bytes) -> str:
-    """Returns the first `QUOTE_CHARS` characters of a body, for error messages."""
+    """Returns at most the first `QUOTE_CHARS` bytes of a response body as text, for error messages."""
     text = body[:QUOTE_CHARS].decode(errors="replace")
     return text + "…" if len(body) > QUOTE_CHARS else text
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
-    """Returns the value of a Retry-After header in seconds. Returns 1 if the value is not a number."""
+    """Returns the Retry-After header in seconds, at least 0. Returns 1 if it is missing or not a number."""
     try:
         return max(0.0, float(headers.get("Retry-After", "1")))
     except ValueError:
@@ -130,7 +131,7 @@ def _retry_after(headers: Mapping[str, str]) -> float:
 
 
 class AsyncClosing(ABC):
-    """Base class of clients. At the end of an `async with` block, the client is closed."""
+    """Base class of clients. The end of an `async with` block closes the client."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -157,7 +158,7 @@ class HttpTransport(AsyncClosing):
         service: Service | None = None,
     ) -> None:
         """`url`: base URL of the service. `token`: bearer token. `max_answer_bytes`: maximum size of a response body.
-        `service`: the expected kind of service, for error messages.
+        `service`: the kind of service that the caller expects at `url`, for error messages.
 
         Raises:
             TypeError, ValueError: an argument is invalid. The message contains the argument's name.
@@ -181,7 +182,7 @@ class HttpTransport(AsyncClosing):
 
     def _pool(self) -> aiohttp.ClientSession:
         if self._session is None:
-            # limit=0: no limit. With aiohttp's default of 100 connections, the 101st concurrent request would wait.
+            # limit=0 means no limit. With aiohttp's default limit of 100 connections, concurrent requests would wait.
             connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
             self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
         return self._session
@@ -198,16 +199,16 @@ class HttpTransport(AsyncClosing):
         retries: int = 0,
         base: str | None = None,
     ) -> Answer:
-        """Send a request. Returns a response with a status below 500.
+        """Send a request. Returns the response, which may be an error: its status is below 500, but not 408 or 429.
 
         `timeout_s`: time limit of each attempt; default: `timeouts.request_s`. `max_answer_bytes`: maximum size of the
         response body; default: the transport's limit. `retries`: maximum number of retries while the service is
         unavailable; use retries only for idempotent requests. `base`: base URL without a final slash; default: `url`.
 
         Raises:
-            AtCapacity: the status is 429 or 503, with a Retry-After header.
-            Unavailable: no connection, no response in time, or another response with status 408, 429 or 5xx.
-            ProtocolError: the response is larger than `max_answer_bytes`, compressed, or a redirect.
+            AtCapacity: the status is 429 or 503, and the response has a Retry-After header.
+            Unavailable: there is no connection or no response in time, or the status is 408, 429 or 5xx.
+            ProtocolError: the response is larger than `max_answer_bytes`, is compressed, or is a redirect.
         """
         for pause in islice(pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S), retries):
             try:

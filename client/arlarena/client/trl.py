@@ -3,8 +3,8 @@
     trainer = GRPOTrainer(…, environment_factory=environment_factory("http://127.0.0.1:8000"), train_dataset=…)
 
 Each row of the data set is one task. The columns `split`, `index`, `seed` and `task_id` select the task. Other columns
-are ignored. This module does not import TRL. TRL 1 calls `reset` and `get_reward`. Every other public method becomes a
-tool for the model, and the method's docstring becomes the tool's description.
+are ignored. This module does not import TRL. TRL 1 calls the methods `reset` and `get_reward` of an environment. Every
+other public method becomes a tool for the model, and the method's docstring becomes the tool's description.
 """
 
 from __future__ import annotations
@@ -22,17 +22,23 @@ TASK_COLUMNS = ("split", "index", "seed", "task_id")
 
 
 class TrlEnvironment:
-    """Plays one episode at a time. The first reset opens a session. If the session has ended, a reset opens another."""
+    """An environment for TRL that plays one episode at a time in a session on the environment server.
+
+    The first reset opens the session. If the server has ended the session, the next reset opens another session.
+    """
 
     def __init__(self, environments: SyncEnvironments, split: str | None = None) -> None:
-        """`split`: default for rows without a value in the columns `split` and `task_id`."""
+        """`split`: the split of rows that have neither a `split` nor a `task_id`."""
         self._environments, self._split = environments, split
         self._session: SyncSession | None = None
         self._state: StepOutcome | None = None
         self._return = 0.0
 
     def reset(self, **row: Any) -> str:
-        """Start an episode of the row's task. Returns the first observation, which TRL appends to the prompt."""
+        """Start an episode of the task in `row` (a row of the data set). Returns the first observation.
+
+        TRL appends the observation to the prompt.
+        """
         task = {name: row[name] for name in TASK_COLUMNS if row.get(name) is not None}
         if self._split is not None and "task_id" not in task:
             task.setdefault("split", self._split)
@@ -44,10 +50,10 @@ class TrlEnvironment:
         """Take one action in the environment and read what happens.
 
         Args:
-            action: The action, exactly one, as the task describes it.
+            action: Exactly one action, in the form that the task describes.
 
         Returns:
-            What the environment shows afterwards.
+            The observation after the action.
         """
         valid_text("action", action)
         if self._session is None or self._state is None:
@@ -80,7 +86,7 @@ class TrlEnvironment:
 
 
 def _message(state: StepOutcome, default: str) -> str:
-    """Returns the next user message for TRL's conversation, or `default` if the environment sends no messages."""
+    """Returns the observation's `message`, or `default` if the environment is not a conversation."""
     message = state.observation.message
     return default if message is None else message
 
@@ -89,6 +95,8 @@ def environment_factory(
     url: str, *, split: str | None = None, token: str | None = None
 ) -> Callable[[], TrlEnvironment]:
     """Returns a function that creates environments for TRL. All these environments share one client.
+
+    `url`, `token`: address and bearer token of the environment server. `split`: see `TrlEnvironment`.
 
     Raises:
         TypeError, ValueError: an argument is invalid. The message contains the argument's name.

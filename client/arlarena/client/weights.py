@@ -1,4 +1,4 @@
-"""Pushes weights to a policy server over HTTP. Uploads a version directory, and makes the server serve its version.
+"""Pushes weights to a policy server over HTTP: uploads a version directory, and makes the server serve this version.
 
     async with aiohttp.ClientSession(auto_decompress=False) as session:
         server = WeightsClient(session, "http://10.0.0.7:8100", token)
@@ -43,12 +43,12 @@ T = TypeVar("T")
 _INFO_S = 10.0  # timeout of a request for information, in seconds
 _REFUSED = 409  # HTTP status of a push that the server refuses
 _FOLDER_PREFIX = "arlarena-push-"  # prefix of the names of temporary folders with deltas
-_STALE_S = 86_400.0  # in seconds; longer than any push, so an older temporary folder is unused
+_STALE_S = 86_400.0  # one day; no push takes this time, so an older temporary folder is unused
 _MAX_ANSWER = 1 << 20  # maximum bytes of a response; the largest response lists the files of a model
 
 
 class PushError(RuntimeError):
-    """A push to a policy server failed. A retry may succeed. `status`: HTTP status; None without a response."""
+    """A push to a policy server failed. A retry may succeed. `status`: HTTP status, or None without a response."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -56,14 +56,17 @@ class PushError(RuntimeError):
 
 
 class PushRefused(PushError):
-    """A push that would fail again: the server's probe failed, or the server requested a file outside the version."""
+    """A push failed, and a retry would fail again.
+
+    Either the server's probe of the weights failed, or the server requested a file that the version does not contain.
+    """
 
 
 class WeightsClient:
     """A client for the weights of one policy server or gateway.
 
-    In all methods, `limit_s` is the timeout of one request in seconds, and `version_name` the name of a version
-    directory.
+    In all methods, `limit_s` is the timeout of one request in seconds. `version_name` is the name of a version
+    directory, such as `v000012-0a1b2c3d4e5f`.
     """
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: str | None) -> None:
@@ -77,14 +80,17 @@ class WeightsClient:
         return (await self._ask("GET", "/weight_info", None, _INFO_S, WeightInfo)).weight_version
 
     async def announce(self, version_name: str, manifest: bytes, limit_s: float) -> PushTarget:
-        """Announce a version. Returns the files that the server needs. Raises the errors of `serve`."""
+        """Announce a version. Returns which files the server needs. `manifest`: the bytes of the version's manifest.
+
+        Raises the errors of `serve`.
+        """
         return await self._ask("PUT", f"{WEIGHTS_ROUTE}/{version_name}", manifest, limit_s, PushTarget)
 
     async def upload(self, version_name: str, file_name: str, file: Path, base: str | None, limit_s: float) -> None:
-        """Send a file of a version. Raises the errors of `serve`.
+        """Send the file `file_name` of a version. Raises the errors of `serve`.
 
-        If `base` is None, `file` is the complete file. Otherwise `file` is a delta, and the server applies the delta to
-        the version directory `base`.
+        `file`: the path of the data to send. If `base` is None, the data is the complete file. Otherwise it is a delta:
+        the server applies it to the file `file_name` in the version directory with the name `base`.
         """
         query = f"?base={base}" if base else ""
         with file.open("rb") as body:
@@ -93,12 +99,13 @@ class WeightsClient:
     async def serve(self, version: str, limit_s: float, broadcast: Broadcast | None = None) -> ServedVersion:
         """Make the server serve `version` (incarnation:step:digest). Returns the served version and the probe's result.
 
-        The server loads the weights from its version directories, or receives them from `broadcast`. The probe is a
-        test: the server computes the log-probs of a few tokens and compares them with the trainer's log-probs.
+        Without `broadcast`, the server loads the weights from its version directories. With `broadcast`, it receives
+        the weights from the trainer. The probe is a test of the weights: the server computes the log-probs of a few
+        tokens and compares them with the trainer's log-probs.
 
         Raises:
-            PushRefused: the probe failed.
-            PushError: the status of the response is not 200.
+            PushRefused: the status of the response is 409, for example because the probe failed.
+            PushError: the status of the response is neither 200 nor 409, or the response is malformed.
             aiohttp.ClientError, TimeoutError: the server did not respond.
         """
         body = msgspec.json.encode(ServeWeights(version, broadcast))
@@ -128,21 +135,22 @@ def _reason(answer: bytes) -> str:
 
 
 class Sender:
-    """Uploads the files of a version that a server lacks.
+    """Uploads those files of a version that a server lacks.
 
-    Sends only the differences (a delta) if the server and this machine have the same earlier version (the base).
+    If the server and this machine have the same earlier version (the base), sends only the differences (a delta).
     """
 
     def __init__(self, full_every: int = 20) -> None:
-        """`full_every`: complete files instead of deltas are sent at optimiser steps divisible by this number."""
+        """`full_every`: at optimiser steps divisible by this number, complete files are sent instead of deltas."""
         self._full_every = full_every
         self._deltas: dict[tuple[Path, Path], asyncio.Task[Path]] = {}  # (base, new) -> delta
         self._folder: Path | None = None
 
     async def deliver(self, directory: Path, server: WeightsClient) -> int:
-        """Upload a version to a server. Returns the number of bytes sent.
+        """Upload the version directory `directory` to `server`. Returns the number of bytes sent.
 
         Raises:
+            PushRefused: the server requested a file that the version's manifest does not list. Nothing was sent.
             PushError, aiohttp.ClientError, TimeoutError: the upload failed.
         """
         text = await asyncio.to_thread((directory / MANIFEST_FILE).read_bytes)
@@ -152,7 +160,7 @@ class Sender:
         # Send only files in the manifest. Otherwise a server could request any file of this machine.
         if foreign := set(wanted.files) - manifest.files.keys():
             raise PushRefused(
-                f"{server.url} requests {min(foreign)!r}, which the manifest of {directory.name} does not list. "
+                f"{server.url} requests {min(foreign)!r}, but the manifest of {directory.name} does not list it. "
                 "Nothing was sent; check that this is the address of your policy server"
             )
         for file in dict.fromkeys(wanted.files):
@@ -170,9 +178,10 @@ class Sender:
             self._folder = None
 
     def _base(self, versions: Path, name: str | None, file: str, step: int) -> Path | None:
-        """Returns the path of the version directory `name`, or None if `file` must be sent completely.
+        """Returns the version directory to which a delta of `file` refers, or None if `file` must be sent completely.
 
-        A delta of `file` needs the same file in a complete version directory.
+        `versions`: the folder of all version directories. `name`: the base that the server requests. `step`: the
+        optimiser step of the new version. The base must be complete and contain `file`.
         """
         if name is None or not file.endswith(".safetensors") or step % self._full_every == 0:
             return None
@@ -182,7 +191,10 @@ class Sender:
         return None
 
     async def _delta(self, base: Path, new: Path) -> Path:
-        """Returns a file with the delta. The first call computes the delta. Later calls reuse it for other servers."""
+        """Returns the path of a file with the delta from the file `base` to the file `new`.
+
+        The first call computes the delta. Later calls for other servers reuse it.
+        """
         if self._folder is None:
             _remove_stale_folders()
             self._folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
@@ -194,7 +206,7 @@ class Sender:
 
 
 def _remove_stale_folders() -> None:
-    """Remove the temporary folders of killed processes. A delta file may be as large as a model."""
+    """Remove old temporary folders, which killed processes left. A delta file can be as large as a model."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
         try:
             if time.time() - folder.stat().st_mtime > _STALE_S:

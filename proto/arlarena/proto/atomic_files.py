@@ -2,8 +2,8 @@
 
     write_json(run / "summary.json", summary)
 
-The functions write the content to a hidden file in the folder of `path`, and then rename the hidden file to `path`.
-After an error, `path` keeps its old content.
+The functions write the content to a hidden file in the folder of `path`, and then rename the hidden file to `path`. If
+an error occurs before the renaming, `path` keeps its old content.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import msgspec
 
 @contextmanager
 def open_atomic(path: Path, *, private: bool = False, durable: bool = False) -> Iterator[BinaryIO]:
-    """Open a hidden file for writing. At the end of the `with` block, the hidden file replaces `path`.
+    """Open a hidden file for writing. At the end of the `with` block, the hidden file replaces the file `path`.
 
     If the block raises an exception, the hidden file is deleted, and `path` does not change.
 
     Args:
-        path: the file to replace. Its folder must exist.
-        private: whether only the owner can read the file (mode 0600).
-        durable: whether to sync the content and the folder to disk, so that the new content survives a power failure.
+        path: the file to create or replace. Its folder must exist.
+        private: if true, only the owner can read the file (mode 0600).
+        durable: if true, the file and its folder are synced to disk, so that the file survives a power failure.
 
     Raises:
         OSError: the file cannot be written.
@@ -49,23 +49,23 @@ def open_atomic(path: Path, *, private: bool = False, durable: bool = False) -> 
 
 
 def write_bytes(path: Path, data: bytes, *, private: bool = False, durable: bool = False) -> None:
-    """Replace `path` by a file with `data`. For `private`, `durable` and the errors, see `open_atomic`."""
+    """Write `data` to the file `path` atomically. For `private`, `durable` and the errors, see `open_atomic`."""
     with open_atomic(path, private=private, durable=durable) as file:
         file.write(data)
 
 
 def write_text(path: Path, text: str, *, private: bool = False) -> None:
-    """Replace `path` by a file with `text` in UTF-8. For `private` and the errors, see `open_atomic`."""
+    """Write `text` in UTF-8 to the file `path` atomically. For `private` and the errors, see `open_atomic`."""
     write_bytes(path, text.encode(), private=private)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by a file with `value` as JSON, encoded by msgspec. Raises the errors of `open_atomic`."""
+    """Write `value` as JSON to the file `path` atomically. Raises the errors of `open_atomic`."""
     write_bytes(path, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
 
 
 def fsync_path(path: Path) -> None:
-    """Sync a file or a directory to disk. Syncing a directory makes new file names in the directory durable.
+    """Sync a file or a directory to disk. After a sync of the directory, its new file names survive a power failure.
 
     Raises:
         OSError: `path` does not exist, or the disk failed.

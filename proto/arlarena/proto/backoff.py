@@ -6,10 +6,7 @@ from collections.abc import Iterator
 
 
 def pauses(first_s: float, longest_s: float) -> Iterator[float]:
-    """Yields an endless sequence of pauses, in seconds.
-
-    The first pause is `first_s`. Each later pause is twice as long as the previous pause, but at most `longest_s`.
-    """
+    """Yields pauses in seconds, without end: `first_s`, 2 `first_s`, 4 `first_s` …, each at most `longest_s`."""
     pause = first_s
     while True:
         yield min(pause, longest_s)

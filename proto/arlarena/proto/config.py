@@ -19,7 +19,7 @@ from arlarena.proto.text.names import nearest
 from arlarena.proto.text.redaction import MASK, is_secret_name, masked, merged, redact, redacted_stderr, register_secret
 from arlarena.proto.text.wording import printable
 
-# All tables of a configuration file. Each service reads its own tables. A table that is not in this list is an error.
+# All valid tables of a configuration file. Each service reads only its own tables.
 TABLES = (
     "run",
     "redis",
@@ -34,18 +34,18 @@ TABLES = (
 )
 # The variable NAME contains a secret. The variable NAME_FILE contains the path of a file with the secret.
 FILE_SUFFIX = "_FILE"
-# If a key allows several types, pydantic adds one of these names to the location of an error. Messages omit the names.
+# If a key allows several types, pydantic adds one of these type names to an error's location. Messages omit this name.
 _UNION_MEMBERS = {"bool", "float", "int", "str"}
 
 
 class ConfigError(ValueError):
-    """The configuration is invalid. The message states what the user must change."""
+    """The configuration is invalid. The message says what the user must change."""
 
 
 class Table(BaseModel):
     """Base class of the settings of one table. Unknown keys, NaN and infinity are errors. The values are read-only.
 
-    `renamed` maps old keys to new keys. The error about an old key names the new key.
+    `renamed` maps the old name of a key to its new name. The error about an old name says the new name.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {}
@@ -57,10 +57,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """Returns all tables of the file.
+    """Returns all tables of the configuration file `path`.
 
     Raises:
-        ConfigError: the file is missing, is not TOML, or contains an unknown table.
+        ConfigError: the file is missing, cannot be read, is not TOML, or contains an unknown table.
     """
     try:
         data = tomllib.loads(read_text(path))
@@ -81,12 +81,12 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def secrets_file(path: Path, table: str) -> Path:
-    """Returns the path of the separate file with a table's secrets: `run.secrets/TABLE.toml` next to `run.toml`."""
+    """Returns the path of the file with a table's secrets. For `run.toml`, it is `run.secrets/TABLE.toml`."""
     return path.with_suffix(".secrets") / f"{table}.toml"
 
 
 def read_table(path: Path, table: str) -> dict[str, Any]:
-    """Returns one table of `path`, merged with the table's `secrets_file`. Secrets of other tables are not read.
+    """Returns one table of the file `path`, merged with the table's `secrets_file`. Reads no other table's secrets.
 
     Raises:
         ConfigError: see `read_file`.
@@ -96,7 +96,7 @@ def read_table(path: Path, table: str) -> dict[str, Any]:
 
 
 def read_with_secrets(path: Path) -> dict[str, Any]:
-    """Returns all tables of `path`, each merged with its `secrets_file`.
+    """Returns all tables of the file `path`, each merged with its `secrets_file`.
 
     Raises:
         ConfigError: see `read_file`.
@@ -107,7 +107,7 @@ def read_with_secrets(path: Path) -> dict[str, Any]:
 
 
 def _hide_secrets(value: Any, name: str = "") -> None:
-    """Register the secrets in settings, so that messages and logs mask them."""
+    """Register all secrets in `value` (settings), so that messages and logs mask them. `name`: the key of `value`."""
     if isinstance(value, BaseModel):
         value = {key: getattr(value, key) for key in type(value).model_fields}
     if isinstance(value, SecretStr):
@@ -123,7 +123,7 @@ def _hide_secrets(value: Any, name: str = "") -> None:
 
 
 def _value_text(model: type[BaseModel], key: str, value: Any) -> str:
-    """Returns an invalid value as text for an error message. A secret is masked."""
+    """Returns the invalid `value` of `key` as text for an error message. Masks secrets."""
     last = key.rpartition(".")[2]
     field = model.model_fields.get(key.partition(".")[0])
     if is_secret_name(last) or (field is not None and _is_secret_field(field)):
@@ -132,13 +132,13 @@ def _value_text(model: type[BaseModel], key: str, value: Any) -> str:
 
 
 def _key_hint(key: str, model: type[BaseModel]) -> str:
-    """Returns the hint in an error about an unknown key: the key's new name, or the most similar known key."""
+    """Returns the hint for an error about the unknown key `key`: its new name, the most similar key, or all keys."""
     renamed = model.renamed if issubclass(model, Table) else {}
     return f"it was renamed to {renamed[key]!r}" if key in renamed else nearest(key, tuple(model.model_fields))
 
 
 def _error_text(prefix: str, error: ValidationError, model: type[BaseModel]) -> str:
-    """Returns one line for each invalid key. Each line starts with `prefix`."""
+    """Returns the error message: one line for each invalid key. Each line starts with `prefix`."""
     lines = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"] if part not in _UNION_MEMBERS)
@@ -146,7 +146,7 @@ def _error_text(prefix: str, error: ValidationError, model: type[BaseModel]) -> 
             lines.append(f"{prefix} unknown key {key!r}; {_key_hint(key, model)}")
         elif item["type"] == "missing":
             lines.append(f"{prefix} key {key!r} is required")
-        elif not key and item["type"] == "value_error":  # two keys contradict each other; the message names both keys
+        elif not key and item["type"] == "value_error":  # two keys contradict each other; `msg` names both keys
             lines.append(f"{prefix} {item['msg'].removeprefix('Value error, ')}")
         else:
             lines.append(f"{prefix} {key or 'table'} = {_value_text(model, key, item['input'])}: {item['msg']}")
@@ -154,7 +154,7 @@ def _error_text(prefix: str, error: ValidationError, model: type[BaseModel]) -> 
 
 
 def parse_table(prefix: str, values: Mapping[str, Any], model: type[Model]) -> Model:
-    """Validate `values` as `model`. Each line of an error message starts with `prefix`.
+    """Validate the keys of a table, `values`. Returns them as `model`. Error messages start with `prefix`.
 
     Raises:
         ConfigError: a key is unknown or missing, or a value has the wrong type or range.
@@ -169,10 +169,10 @@ def parse_table(prefix: str, values: Mapping[str, Any], model: type[Model]) -> M
 
 
 def parse_part(prefix: str, values: Mapping[str, Any], model: type[Model], *keys: str) -> Model:
-    """Validate only `keys` of `values` (default: all fields of `model`). All other keys are ignored.
+    """Validate only the given keys of a table, and ignore all other keys. `keys`: default: all fields of `model`.
 
-    A service uses this function to read a few keys of another service's table. The other service validates the complete
-    table.
+    A service uses this function to read a few keys of another service's table. That other service validates the
+    complete table.
 
     Raises:
         ConfigError: see `parse_table`.
@@ -183,7 +183,10 @@ def parse_part(prefix: str, values: Mapping[str, Any], model: type[Model], *keys
 
 
 def load_part(path: Path | None, table: str, model: type[Model], *keys: str) -> Model:
-    """Read the table `table` from `path`, and validate `keys` with `parse_part`. Raises the errors of `load_table`."""
+    """Read the table `table` from the file `path`, and validate only `keys` (see `parse_part`).
+
+    Without `path`, the table is empty. Raises the errors of `load_table`.
+    """
     values = read_table(path, table) if path is not None else {}
     return parse_part(f"{path or 'command line'}: [{table}]", values, model, *keys)
 
@@ -191,13 +194,13 @@ def load_part(path: Path | None, table: str, model: type[Model], *keys: str) -> 
 def variables_of(
     environment: Mapping[str, str], prefix: str, model: type[BaseModel], *, leave_out: Iterable[str] = ()
 ) -> dict[str, str]:
-    """Returns {field: value} for the fields of `model`, from the environment variables `<prefix><FIELD>`.
+    """Returns {field of `model`: value of the environment variable `<prefix><FIELD>`}.
 
-    The result omits the fields in `leave_out`, and fields whose variable is missing or empty. The value of a secret
-    field can also be in a file (see `secret_from`).
+    If the variable of a field is missing or empty, the result omits the field. The result also omits the fields in
+    `leave_out`. For a secret field, the variable `<prefix><FIELD>_FILE` can contain the path of a file with the value.
 
     Raises:
-        ConfigError: the file of a secret cannot be read.
+        ConfigError: the file of a secret cannot be read or is empty.
     """
     fields = {name: field for name, field in model.model_fields.items() if name not in leave_out}
     values = {
@@ -210,7 +213,7 @@ def variables_of(
 
 
 def secret_variables(prefix: str, model: type[BaseModel]) -> set[str]:
-    """Returns the variables that contain the path of a file with a secret of `model`, such as `PREFIX_TOKEN_FILE`."""
+    """Returns the names of the variables for files with the secrets of `model`, such as `PREFIX_TOKEN_FILE`."""
     return {
         f"{prefix}{name.upper()}{FILE_SUFFIX}" for name, field in model.model_fields.items() if _is_secret_field(field)
     }
@@ -221,10 +224,10 @@ def _is_secret_field(field: FieldInfo) -> bool:
 
 
 def secret_from(environment: Mapping[str, str], variable: str) -> str | None:
-    """Returns the secret in `variable`, else the secret in the file with the path in `<variable>_FILE`, else None.
+    """Returns the value of the environment variable `variable`, which is a secret.
 
-    Empty variables are ignored, and so is white space at both ends of the file. After this call, messages and logs mask
-    the secret.
+    If `variable` is missing or empty, returns the content of the file with the path in `<variable>_FILE`, without white
+    space at both ends. If this variable is also missing or empty, returns None. Messages and logs mask the secret.
 
     Raises:
         ConfigError: the file cannot be read or is empty.
@@ -237,7 +240,7 @@ def secret_from(environment: Mapping[str, str], variable: str) -> str | None:
 
 
 def read_secret(path: Path, setting: str) -> str:
-    """Returns the secret in the file `path`. Error messages start with `setting`, which contains the path.
+    """Returns the secret in the file `path`. `setting`: the setting with this path, for error messages.
 
     Raises:
         ConfigError: the file cannot be read or is empty.
@@ -254,9 +257,9 @@ def read_secret(path: Path, setting: str) -> str:
 
 
 def parse_assignment(text: str, form: str) -> tuple[str, Any]:
-    """Parse the argument of `--set`: `lr=1e-4` becomes ("lr", 0.0001). A value that is not TOML stays a string.
+    """Parse the argument of `--set`. For `lr=1e-4`, returns ("lr", 0.0001). A value that is not TOML stays a string.
 
-    `form`: the correct form of the argument, which the error message shows.
+    `form`: the correct form of the argument, for the error message.
 
     Raises:
         ConfigError: the key or the `=` is missing.
@@ -271,15 +274,15 @@ def parse_assignment(text: str, form: str) -> tuple[str, Any]:
 
 
 def assigned(text: str) -> str:
-    """Returns `text`, an argument of `--set`, with `…` in place of the value. The value may be a secret."""
+    """Returns `text`, an argument of `--set`, with `…` in place of the value, because the value may be a secret."""
     key, equals, _ = text.partition("=")
     return f"{key}=…" if equals else text
 
 
 def load_table(path: Path | None, table: str, model: type[Model], overrides: Mapping[str, Any] | None = None) -> Model:
-    """Read the table `table` from the file `path` as a settings model.
+    """Read the table `table` from the file `path`. Returns it as `model`. Without `path`, the table is empty.
 
-    A value in `overrides` that is not None replaces the value in the file.
+    `overrides`: {key: value} from the command line. A value replaces the file's value, except if it is None.
 
     Raises:
         ConfigError: see `read_file` and `parse_table`.
@@ -290,10 +293,10 @@ def load_table(path: Path | None, table: str, model: type[Model], overrides: Map
 
 
 def exit_on_config_error(main: Callable[[], int]) -> int:
-    """Run a service's `main`. Returns its exit status.
+    """Run a program's `main`. Returns the exit status. Masks secrets in all output to stderr.
 
-    Returns 2 after a `ConfigError` and 130 after Ctrl-C. Any other exception prints a stack trace, and the exit status
-    is 1. Secrets in all output to stderr are masked.
+    Returns the result of `main`, 2 after a `ConfigError`, or 130 after Ctrl-C. After any other exception, prints the
+    stack trace and returns 1.
     """
     with redacted_stderr():
         try:

@@ -31,23 +31,23 @@ RENAMED = {
     "panel": "eval_set",
 }
 RECORD_SCHEMA = 2
-# A record with one of these fields is an evaluation, a summary or an episode. Schema 2 did not change other records,
-# such as metrics. Other records therefore keep schema 1.
+# The fields of schema 1 that identify an evaluation, a summary or an episode. Records without these fields, such as
+# metrics, keep schema 1, because schema 2 did not change them.
 RECORD_FIELDS = {"panel", "turns"}
 
 
 def renamed(value: Any) -> Any:
-    """Returns a copy of `value` with the renamed fields of schema 2, at any depth. The order of fields is kept."""
+    """Returns a copy of the JSON value `value` with the field names of schema 2, also in inner objects."""
     if isinstance(value, dict):
         return {RENAMED.get(key, key): renamed(item) for key, item in value.items()}
     return [renamed(item) for item in value] if isinstance(value, list) else value
 
 
 def segmented(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Convert turns of schema 2 to segments. Turns contain full prompts, and segments contain only new tokens.
+    """Convert an episode's turns of schema 2 to schema 3. Modifies `turns`, and returns the new turns.
 
-    If a prompt begins with the previous prompt and response, its segment contains only the tokens after them.
-    Otherwise the segment has `reset` and contains the full prompt.
+    If a turn's prompt begins with the previous prompt and response, the new turn has only the prompt tokens after them.
+    Otherwise the new turn has `reset` and the full prompt.
     """
     segments, before = list[dict[str, Any]](), b""
     for turn in turns:
@@ -59,10 +59,10 @@ def segmented(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def converted(record: Any) -> Any:
-    """Convert a JSON record of schema 1 to schema 2. A record without `schema` gets no `schema`.
+    """Convert a JSON record of schema 1 to schema 2. If the record has no field `schema`, only renames its fields.
 
     Raises:
-        ConfigError: the schema of the record is not 1.
+        ConfigError: the record has the field `schema`, and its value is not 1.
     """
     if not isinstance(record, dict) or "schema" not in record:
         return renamed(record)
@@ -72,10 +72,10 @@ def converted(record: Any) -> Any:
 
 
 def converted_message(message: Any) -> Any:
-    """Convert a decoded group or group task of schema 1 or 2 to the current schema.
+    """Convert a decoded group or group task of schema 1 or 2 to the current schema. Does not check all fields.
 
     Raises:
-        ConfigError: `message` is neither a group nor a group task, or its schema is neither 1 nor 2.
+        ConfigError: the schema of `message` is neither 1 nor 2, or the turns of a group are malformed.
     """
     schema = message.get("schema") if isinstance(message, dict) else None
     if schema not in (1, 2):
@@ -90,10 +90,10 @@ def converted_message(message: Any) -> Any:
 
 
 def convert_groups(data: bytes) -> bytes:
-    """Convert the content of a file of groups (format: see `write_groups`). Returns the new content.
+    """Convert the content of a file of groups (format: see `trajectory.write_groups`). Returns the new content.
 
     Raises:
-        ConfigError: the file is truncated, does not contain groups, or its schema is neither 1 nor 2.
+        ConfigError: the file is truncated or is not MessagePack, a schema is neither 1 nor 2, or a turn is malformed.
     """
 
     def bodies() -> Iterator[bytes]:
@@ -113,10 +113,10 @@ def convert_groups(data: bytes) -> bytes:
 
 
 def convert_json(text: str) -> str:
-    """Convert a JSON document or JSON lines. A document keeps its indentation.
+    """Convert the text of a JSON file or JSON-lines file of schema 1 to schema 2. Keeps the indentation of a JSON file.
 
     Raises:
-        ConfigError: the text is not JSON, or the schema of a record is not 1.
+        ConfigError: the text is neither JSON nor JSON lines, or the schema of a record is not 1.
     """
     try:
         document = json.loads(text)
@@ -132,7 +132,11 @@ def convert_json(text: str) -> str:
 
 
 def main() -> int:
-    """Convert one file. The new file is written only after the old file was converted without an error."""
+    """Convert one file. Returns exit status 0. If an error occurs, no file is written.
+
+    Raises:
+        ConfigError: the new file exists, or the old file cannot be read or converted.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "old", type=Path, help="file of groups (.msgpack) of schema 1 or 2, or JSON file (.json, .jsonl) of schema 1"
@@ -140,7 +144,7 @@ def main() -> int:
     parser.add_argument("new", type=Path, help="file to write; it must not exist")
     options = parser.parse_args()
     if options.new.exists():
-        raise ConfigError(f"{options.new} exists: give a file that does not exist")
+        raise ConfigError(f"{options.new} already exists: choose another name for the new file")
     try:
         if options.old.suffix in (".json", ".jsonl"):
             data = convert_json(options.old.read_text(encoding="utf-8")).encode()

@@ -3,9 +3,9 @@
     POST /v1/sessions   CreateSessions -> SessionList        POST /reset  ResetRequest -> StepResult
     POST /v1/batch      BatchRequest   -> BatchReply         POST /step   StepRequest  -> StepResult
 
-Unknown fields in requests are errors, so a misspelt key is not ignored. New releases may add fields to replies.
-Frequent messages have `gc=False`, so the garbage collector skips them. Skipping is safe, because these messages contain
-no reference cycles. An environment's expert is a scripted player. The expert's replies are used as demonstrations.
+Unknown fields in requests are errors, so that a misspelt key is noticed. New releases can add fields to replies.
+Frequent messages have `gc=False`, so the garbage collector skips them. This is safe, because these messages contain no
+reference cycles. An environment's expert is a scripted player. Its replies serve as demonstrations for training.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Ignored(msgspec.Struct, frozen=True, gc=False):
-    """An object with any content. The decoder ignores the content."""
+    """A JSON object with any content. The decoder ignores the content."""
 
 
 class Action(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -37,7 +37,7 @@ class Action(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class Image(msgspec.Struct, gc=False):
-    """An image of the state, as base64 in `data`, or at the address `url`. `width` and `height` are in pixels."""
+    """An image of the state: either as base64 in `data`, or at the address `url`. `width`, `height`: in pixels."""
 
     mime: str
     sha256: str
@@ -50,13 +50,12 @@ class Image(msgspec.Struct, gc=False):
 class Observation(msgspec.Struct, gc=False):
     """The state as the player sees it after a reset or a step.
 
-    `text`: the current observation, without history. `prompt`: the user message for a player without a conversation.
-    The prompt contains the history and follows the environment's template. `message`: the next user message for a
-    player that keeps all turns (first the problem, then the result of each tool call); None if the environment is not a
-    conversation. `admissible_actions`: actions that work in this state; None if any text is allowed. For actions with
-    free text, such as a search, the list has at most one example. `action_valid`, `format_valid`: whether the last
-    reply's action and format were valid; True after a reset. `step`: the number of steps so far. `remaining_steps`: the
-    number of steps until truncation.
+    `text`: the current observation, without history. `prompt`: the user message for a player that keeps no earlier
+    turns. It contains the history and follows the environment's template. `message`: the next user message for a player
+    that keeps all turns; None if the environment is not a conversation. `admissible_actions`: actions that work in this
+    state; None if any text is allowed. For actions with free text, such as a search, the list has at most one example.
+    `action_valid`, `format_valid`: whether the last reply's action and format were valid; True after a reset. `step`:
+    the number of steps so far. `remaining_steps`: the number of steps until truncation.
     """
 
     text: str
@@ -73,7 +72,7 @@ class Observation(msgspec.Struct, gc=False):
 
 
 class Metadata(msgspec.Struct, gc=False):
-    """Data for the trainer. It must not appear in a prompt.
+    """Data for training and scoring. Do not show it to the player.
 
     `state_key`: hash of task and simulator state, without the step counter. `observation_key`: hash of task and
     observation text. `score`: progress on the task, in [0, 1]. `action`: the action parsed from the reply, or "" if the
@@ -105,9 +104,10 @@ class StepResult(msgspec.Struct, gc=False):
 
 
 class ResetSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """Selects a task by `task_id`, or by `split` (default: train) and `index`.
+    """Selects a task, either by `task_id`, or by `split` (default: train) and `index`.
 
-    `seed` is the episode's random seed. If `task_id` and `index` are missing, `seed` is also the index.
+    `seed`: the episode's random seed. If `task_id` and `index` are missing, `seed` is also the index. `episode_id`: a
+    label for the episode. `GET /state` returns this label.
     """
 
     seed: Index | None = None
@@ -118,7 +118,7 @@ class ResetSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 class ResetRequest(ResetSpec, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /reset`. Without `session_id`, the server deletes the new episode after sending the first observation."""
+    """`POST /reset`. Without `session_id`, the server deletes the episode after it has sent the first observation."""
 
     session_id: str | None = None
 
@@ -152,8 +152,8 @@ class State(msgspec.Struct):
 class CreateSessions(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """`POST /v1/sessions`: creates `count` sessions. If the server cannot create all of them, it creates none.
 
-    `reset`: an empty list (no reset), one reset for all sessions, or one reset for each session. `ttl_s`: idle time in
-    seconds after which a session ends. `group_id`: a label of the sessions; replies contain this label.
+    `reset`: either an empty list (no reset), or one reset for all sessions, or one reset for each session. `ttl_s`:
+    a session ends after this number of idle seconds. `group_id`: a label for the sessions. Replies contain this label.
     """
 
     count: Annotated[int, msgspec.Meta(ge=1)] = 1
@@ -165,7 +165,7 @@ class CreateSessions(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
 class OpenedSession(msgspec.Struct, omit_defaults=True):
     """A session. `lease_expires_at`: Unix time at which the session expires if no further request arrives.
 
-    `result`: the current observation of a new, copied or restored episode; None in other replies.
+    `result`: the current state of the episode, if the request reset, copied or restored an episode; else None.
     """
 
     session_id: str
@@ -190,9 +190,9 @@ class SessionLease(msgspec.Struct):
 
 
 class ForkRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /v1/sessions/{id}/fork`: creates `count` sessions with a copy of this session's state.
+    """`POST /v1/sessions/{id}/fork`: creates `count` sessions, each with a copy of this session's state.
 
-    If the server cannot create all of them, it creates none.
+    If the server cannot create all of them, it creates none. For `group_id` and `ttl_s`, see `CreateSessions`.
     """
 
     count: Annotated[int, msgspec.Meta(ge=1)] = 1
@@ -203,7 +203,7 @@ class ForkRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
 class Snapshot(msgspec.Struct):
     """Reply of `POST /v1/sessions/{id}/snapshot`: a saved state.
 
-    `expires_at`: Unix time at which the server deletes the snapshot. A restore sets a later time.
+    `expires_at`: Unix time at which the server deletes the snapshot. Each restore postpones this time.
     """
 
     snapshot_id: str
@@ -213,7 +213,7 @@ class Snapshot(msgspec.Struct):
 
 
 class RestoreRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /v1/snapshots/{id}/restore`: replaces the state of the session `session_id` by the saved state.
+    """`POST /v1/snapshots/{id}/restore`: replaces the state of the session `session_id` with the saved state.
 
     Without `session_id`, the server opens a new session with the saved state.
     """
@@ -226,8 +226,8 @@ class RestoreRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
 class BatchItem(ResetSpec, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False):
     """One operation of a batch. The fields of `ResetSpec` are for `reset`. `action` and `step_index` are for `step`.
 
-    `step_index` must equal the session's step count. A client that lost the reply of a step can send this step again.
-    If `step_index` and `action` equal those of the most recent step, the server takes no step and repeats its reply.
+    `step_index` must equal the session's step count. If the reply to a step is lost, the client can send the step
+    again: if `step_index` and `action` equal those of the most recent step, the server only repeats its reply.
     """
 
     session_id: str
@@ -245,7 +245,7 @@ class BatchRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tru
 
 
 class Error(msgspec.Struct):
-    """An error. `blame`: the party that caused the error. `retryable`: whether a retry may succeed."""
+    """An error. `blame`: who caused it (see `Blame`). `retryable`: whether a retry can succeed."""
 
     code: str
     message: str
@@ -254,16 +254,15 @@ class Error(msgspec.Struct):
 
 
 class ErrorReply(Error):
-    """The body of every HTTP error. `detail`: the message again, in the form that OpenEnv's clients read."""
+    """The body of each HTTP error. `detail`: the same message in the form that OpenEnv's clients expect."""
 
     detail: list[dict[str, Any]] = []
 
 
 class BatchResult(msgspec.Struct, gc=False):
-    """The result of one item of a batch.
+    """The result of one item of a batch. If `ok` is False, only `error` is set.
 
-    After `reset` and `step`, the fields of a `StepResult` are set. After `state`, the field `state` is set. If `ok` is
-    False, `error` is set instead.
+    For the operations `reset` and `step`, the fields of a `StepResult` are set. For `state`, the field `state` is set.
     """
 
     session_id: str
@@ -291,10 +290,9 @@ class ExpertReply(msgspec.Struct):
 
 
 class Split(msgspec.Struct):
-    """A named set of tasks. `size`: the number of tasks, None if any index is valid.
+    """A named set of tasks. `size`: the number of tasks, or None if each index is valid.
 
-    `evaluation`: True if the tasks are only for evaluation. By default, the server returns no expert replies for
-    evaluation tasks.
+    `evaluation`: True if the tasks are only for evaluation. By default, the server returns no expert replies for them.
     """
 
     name: str
@@ -304,7 +302,7 @@ class Split(msgspec.Struct):
 
 
 class Template(msgspec.Struct):
-    """The exact prompt template."""
+    """The prompt template of an environment. `text`: the exact text of the template."""
 
     name: str
     version: str
@@ -314,10 +312,10 @@ class Template(msgspec.Struct):
 class Parser(msgspec.Struct):
     """Describes how the environment parses replies.
 
-    `tags`: texts that the parser searches for, such as "<action>". Decoded replies must contain the tags, even if a tag
-    is a special token of the tokenizer. The tokenizer of a tiny policy (a small new model) has one token for each tag.
-    `action`: the form of a reply after the thought, with the placeholder `{action}`. A reply with an empty action is
-    invalid. If `action` is "", replies are free text.
+    `tags`: texts that the parser searches for, such as "<action>". A policy server must not remove tags from replies,
+    even if a tag is a special token of the tokenizer. The tokenizer of a tiny policy (a small new model) has one token
+    for each tag. `action`: the form of a reply after the thought, with the placeholder `{action}`. A reply with an
+    empty action is invalid. If `action` is "", replies are free text.
     """
 
     version: str
@@ -330,7 +328,7 @@ class DataSource(msgspec.Struct):
     """The source of the tasks.
 
     `description`: one line of text, such as "generated by this server" or "files of /data". `official`: whether
-    published results use this data set; None if this is unknown, or if no results are published.
+    published results use these tasks; None if this is unknown, or if there are no published results.
     """
 
     description: str
@@ -340,10 +338,10 @@ class DataSource(msgspec.Struct):
 class Info(msgspec.Struct):
     """`GET /v1/info`: the description of the environment. Results are comparable only if their descriptions agree.
 
-    `horizon`: maximum number of steps of an episode. `stop`: stop strings for samplers; text after a stop string is
-    ignored. `data`: the source of the tasks, None if unknown. `vocabulary`: frequent parts of observations and replies;
-    the tokenizer of a tiny policy (a small new model) has one token for each part. `paths`: names of the options that
-    contain paths of files or folders. The name "tests.*" means each key of the table `tests`.
+    `horizon`: maximum number of steps of an episode. `stop`: stop strings for samplers; the parser ignores text after a
+    stop string. `data`: the source of the tasks, None if unknown. `vocabulary`: frequent parts of observations and
+    replies; the tokenizer of a tiny policy (a small new model) has one token for each part. `paths`: names of the
+    options that contain paths of files or folders; "tests.*" means all keys of the table `tests`.
     """
 
     name: str
@@ -364,7 +362,7 @@ class Info(msgspec.Struct):
 
 
 class Capacity(msgspec.Struct):
-    """`GET /v1/capacity`: numbers of sessions. `draining`: whether the server refuses new sessions and shuts down."""
+    """`GET /v1/capacity`: numbers of sessions. `draining`: True if the server shuts down and refuses new sessions."""
 
     max_sessions: int
     active_sessions: int

@@ -8,7 +8,7 @@ import msgspec
 
 
 class TaskRef(msgspec.Struct):
-    """Identifies a task. A reset request accepts these fields."""
+    """Identifies a task: by `task_id`, and by `split` and `index`. A reset request accepts these fields."""
 
     task_id: str
     split: str

@@ -18,7 +18,7 @@ CHECKOUT_SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
 
 
 def rendered() -> dict[str, str]:
-    """Returns the text of each schema file, by file name."""
+    """Returns {file name: text} of all schema files, as they should be."""
     return {
         f"{name}.json": json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         for name, schema in json_schemas().items()
@@ -26,7 +26,7 @@ def rendered() -> dict[str, str]:
 
 
 def outdated(folder: Path) -> list[str]:
-    """Returns the names of the schema files in `folder` that are missing or outdated."""
+    """Returns the names of the schema files that are missing in `folder` or outdated."""
 
     def current(name: str, text: str) -> bool:
         path = folder / name
@@ -36,7 +36,7 @@ def outdated(folder: Path) -> list[str]:
 
 
 def export(folder: Path) -> list[Path]:
-    """Write all schemas to `folder`. Returns the written files."""
+    """Write all schema files to `folder`. Returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {folder / name: text for name, text in rendered().items()}
     for path, text in files.items():

@@ -1,4 +1,4 @@
-"""Messages of the policy server, which samples responses and scores texts (returns token log-probs).
+"""Messages of the policy server. The server samples responses, and scores texts (returns their token log-probs).
 
     POST /inference/v1/generate   GenerateRequest  -> GenerateResponse   token ids in, token ids and weight versions out
     POST /v1/completions          CompletionRequest -> CompletionResponse (scores: prompt_logprobs=0, max_tokens=1)
@@ -18,16 +18,16 @@ import msgspec
 
 GENERATE_ROUTE = "/inference/v1/generate"
 TIMEOUT_HEADER = "x-request-timeout-s"  # time limit of the request in seconds; the server may have a lower limit
-SESSION_HEADER = "x-session-id"  # a gateway sends all requests of a session to the same replica, for prefix caching
-VERSIONS_HEADER = "x-weight-versions"  # in responses: all versions that may have sampled tokens, separated by ", "
+SESSION_HEADER = "x-session-id"  # a gateway sends requests with the same id to the same replica, for prefix caching
+VERSIONS_HEADER = "x-weight-versions"  # in responses: the versions that possibly sampled tokens, separated by ", "
 
 
 class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Sampling parameters. If `max_tokens` is None, only the model's context limits the response.
 
     `top_k` 0 means no limit. If `logprobs` is a number k, the response has the log-probs of the sampled token and of
-    the k most likely tokens. The embedded engine does not implement the fields from `presence_penalty` to the end. For
-    these fields, it accepts only values without effect.
+    the k most likely tokens. The embedded engine does not implement `presence_penalty` and the fields after it. It
+    accepts only their default values or other values without effect.
     """
 
     n: int = 1
@@ -62,7 +62,7 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class GenerateRequest(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A request with a prompt of token ids. The response's `request_id` is this `request_id` with a prefix."""
+    """A request with a prompt of token ids. The response has the same `request_id`, with a prefix."""
 
     token_ids: list[int]
     sampling_params: SamplingParams
@@ -76,7 +76,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_u
 
 
 class WeightSpan(msgspec.Struct, frozen=True):
-    """The weights labelled `version` sampled the response tokens [start, end)."""
+    """Says that the weights with the label `version` sampled the response tokens from `start` to `end` - 1."""
 
     version: str
     start: int
@@ -92,7 +92,7 @@ class TopLogprob(msgspec.Struct):
 
 
 class TokenLogprob(TopLogprob):
-    """The sampled token of one position. `top_logprobs`: this token, then the most likely tokens by rank."""
+    """The sampled token at one position. `top_logprobs`: the sampled token, then the most likely tokens by rank."""
 
     top_logprobs: list[TopLogprob] = []
 
@@ -106,9 +106,9 @@ class GenerateLogprobs(msgspec.Struct):
 class GenerateChoice(msgspec.Struct, kw_only=True):
     """One sampled response.
 
-    `token_ids` includes the end-of-sequence token if it was sampled. `finish_reason`: `stop`, `length` or `abort` (the
-    server ended the request, for example because the client disconnected). `stop_reason`: the stop string or the stop
-    token id that ended the response; None after an end-of-sequence token.
+    `token_ids` includes the end-of-sequence token if it was sampled. `finish_reason` is `stop`, `length` or `abort`. It
+    is `abort` if the server ended the request early, for example because the client disconnected. `stop_reason`: the
+    stop string or the stop token id that ended the response; None if an end-of-sequence token or the length ended it.
     """
 
     index: int
@@ -139,7 +139,10 @@ PromptLogprobs = list[dict[int, PromptLogprob] | None]
 
 
 class GenerateResponse(msgspec.Struct, kw_only=True):
-    """The response of `/inference/v1/generate`. A stream consists of such responses; the last has `weight_versions`."""
+    """The response of `/inference/v1/generate`. A streamed response consists of several of these messages.
+
+    In a stream, only the last message has `weight_versions`.
+    """
 
     request_id: str
     choices: list[GenerateChoice]
@@ -172,7 +175,7 @@ class TextRequest(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unkno
 
 
 class CompletionRequest(TextRequest, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """OpenAI's completion request with vLLM's additions. Has only the fields that the embedded engine implements.
+    """OpenAI's completion request with vLLM's additions. It has only the fields that the embedded engine implements.
 
     `prompt`: text, token ids, or a list of texts or token ids.
     """
@@ -217,7 +220,7 @@ class CompletionResponse(msgspec.Struct, kw_only=True):
 
 
 class ErrorInfo(msgspec.Struct):
-    """An error in OpenAI's form. `code`: the kind of error (vLLM: the HTTP status). `param`: the invalid field."""
+    """An error in OpenAI's form. `code`: the kind of error, or the HTTP status in vLLM. `param`: the invalid field."""
 
     message: str
     type: str | None = None
@@ -238,5 +241,5 @@ class WeightInfo(msgspec.Struct):
 
 
 def finite(value: float) -> float:
-    """Returns `value`, or -9999 (as in vLLM) if `value` is infinite or NaN, because JSON cannot represent these."""
+    """Returns `value`, or -9999 (as vLLM does) if `value` is infinite or NaN. JSON cannot represent these values."""
     return value if math.isfinite(value) else -9999.0

@@ -1,4 +1,4 @@
-"""Describes the environment of a server. Results are comparable only if these descriptions are equal."""
+"""The name and versions of a server's environment. Results are comparable only if these values are equal."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from arlarena.proto.env_api import Info
 
 
 class ServedEnvironment(msgspec.Struct, frozen=True):
-    """The name and the versions of a served environment. Runs record them.
+    """The name and the versions of an environment on a server. Each run records these values.
 
-    `template`: name, version and hash of the template. `parser`: version and hash of the parser's description. The hash
-    detects a text that changed while its version stayed the same.
+    `template`: name, version and hash of the prompt template. `parser`: version and hash of the parser's description. A
+    hash detects that a text has changed although its version is the same.
     """
 
     name: str
@@ -23,7 +23,7 @@ class ServedEnvironment(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, info: Info) -> ServedEnvironment:
-        """Returns the name and the versions in `info`, the reply of `/v1/info`."""
+        """Returns the name and the versions from `info`, the reply of `/v1/info`."""
         parser = f"{info.parser.description}\0{info.parser.action}\0{info.parser.tags}"
         return cls(
             info.name,
@@ -33,7 +33,7 @@ class ServedEnvironment(msgspec.Struct, frozen=True):
         )
 
     def differences(self, other: ServedEnvironment) -> list[str]:
-        """Returns one text for each field that differs, such as `version: 1 here, 2 there`."""
+        """Returns one text for each field with another value in `other`, such as `version: '1' here, '2' there`."""
         pairs = ((name, getattr(self, name), getattr(other, name)) for name in self.__struct_fields__)
         return [f"{name}: {mine!r} here, {theirs!r} there" for name, mine, theirs in pairs if mine != theirs]
 

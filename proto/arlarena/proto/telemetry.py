@@ -15,10 +15,10 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 class Logger:
-    """Writes JSON lines with the keys `ts` (Unix time in seconds), `level`, `service`, `event` and the event's fields.
+    """Writes one line of JSON for each event: `ts` (Unix time in seconds), `level`, `service`, `event`, other fields.
 
-    The lines go to `stream` (default: stderr). Values that JSON cannot represent become strings. Secrets are masked
-    (see redaction.py), and control characters are escaped.
+    Writes to `stream` (default: stderr). Omits events below `level`. Converts values that JSON cannot represent to
+    strings, masks secrets (see redaction.py), and escapes control characters.
     """
 
     def __init__(self, service: str, level: str = "info", stream: TextIO | None = None) -> None:
@@ -45,7 +45,7 @@ class Logger:
         self._write("info", event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
-        """Log a problem after which the service continues its work."""
+        """Log a problem that does not stop the service."""
         self._write("warning", event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
@@ -59,7 +59,10 @@ def get_logger(service: str, level: str = "info") -> Logger:
 
 
 def announce(host: str, port: int, stream: TextIO | None = None) -> None:
-    """Write the address of this server to stdout, as one JSON line. The parent process reads this line."""
+    """Write the event `listening` with this server's address to `stream` (default: stdout), as one line of JSON.
+
+    The parent process reads this line.
+    """
     out = stream if stream is not None else sys.stdout
     out.write(msgspec.json.encode({"event": "listening", "host": host, "port": port}).decode() + "\n")
     out.flush()

@@ -1,5 +1,5 @@
-"""Finds the end of a model's thought in a reply. Marks such as `<think>` and `</think>` enclose a thought. The text
-after the thought is the answer.
+"""Finds where the answer begins in a model's reply: after the thought. Marks such as `<think>` and `</think>` enclose
+the thought.
 
     answer_start("<think>left or up?</think><action>up</action>")   26
     answer_start("left or up?</think><action>up</action>")          19: the chat template contains the opening mark
@@ -26,7 +26,7 @@ _EXACT = [*MARKS, *MARKS.values()]
 # a mark.
 _TAG = r"(?i:\s*+(?P<slash>/?+)\s*+(?P<name>think|thinking|thought|reasoning)(?:\s[^<>/]*+)?+>)"
 # A search is ten times as fast if all matches of the pattern begin with the same character. All matches of `_MARK`
-# begin with "<". `_ANY_MARK` is used only for texts with a mark of `_OTHERS`.
+# begin with "<". `_ANY_MARK` is only for texts that contain a mark in `_OTHERS`.
 _ANGLED = "<(?:" + "|".join([_TAG, *(re.escape(mark[1:]) for mark in _EXACT if mark[0] == "<")]) + ")"
 _OTHERS = [mark for mark in _EXACT if mark[0] != "<"]
 _MARK = re.compile(_ANGLED)
@@ -34,7 +34,8 @@ _ANY_MARK = re.compile("|".join([_ANGLED, *map(re.escape, _OTHERS)]))
 
 
 def answer_start(text: str) -> int | None:
-    """Returns the position after the last thought in `text`. Returns 0 without a thought, None after an open thought.
+    """Returns the position in `text` after the last thought. Returns 0 if there is no thought, and None if the last
+    thought has no closing mark.
 
     There are two cases:
     - No text precedes the opening mark. The thought ends at the next closing mark of the same kind. Marks of other

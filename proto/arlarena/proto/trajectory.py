@@ -63,7 +63,7 @@ class PolicyVersion(msgspec.Struct, frozen=True):
 
 
 class VersionSpan(msgspec.Struct, frozen=True):
-    """The weights `version` sampled the response tokens [start, end)."""
+    """Says that the weights with this `version` sampled the response tokens from `start` to `end` - 1."""
 
     start: int
     end: int
@@ -71,9 +71,10 @@ class VersionSpan(msgspec.Struct, frozen=True):
 
 
 class Sampling(msgspec.Struct, frozen=True):
-    """Sampling parameters. `top_k` 0 means no limit. `max_tokens`: maximum length of a response.
+    """Sampling parameters. `top_k`: 0 means no limit. `max_tokens`: maximum length of a response in tokens.
 
-    Training needs `top_p` 1 and `top_k` 0. With other values, tokens are not sampled from the policy's distribution.
+    Training needs `top_p` 1 and `top_k` 0. With other values, the sampler does not sample from the policy's
+    distribution.
     """
 
     temperature: float = 1.0
@@ -85,7 +86,7 @@ class Sampling(msgspec.Struct, frozen=True):
 class Task(msgspec.Struct, frozen=True):
     """One task of an environment, selected by `split` and `index`.
 
-    `seed`: random seed of the episode. `name`: the task's name, if the environment names its tasks; else "".
+    `seed`: random seed of the episode. `name`: the task's name, or "" if the environment does not name its tasks.
     """
 
     environment: str
@@ -101,9 +102,9 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class GroupTask(msgspec.Struct, frozen=True):
-    """A request for one group: play `task` `size` times with the newest weights.
+    """A request for one group: the worker plays `size` episodes of `task` with the newest weights.
 
-    `issued_at_step`: the trainer's optimiser step at the time of the request.
+    `issued_at_step`: the trainer's optimiser step when it issued the request.
     """
 
     group_id: str
@@ -118,14 +119,14 @@ class Turn(msgspec.Struct):
     """One prompt and one response, as a segment of the episode's tokens.
 
     If `reset` is true, `new_prompt_ids` is the full prompt. Otherwise the full prompt consists of the previous turn's
-    full prompt, the previous turn's response, and `new_prompt_ids`. `reset` is true for the first turn, and for each
-    turn whose prompt changes earlier tokens.
+    full prompt, the previous turn's response, and `new_prompt_ids`. `reset` is true for the first turn. It is also true
+    for a turn if its prompt does not begin with the previous turn's prompt and response.
 
     `new_prompt_ids`, `response_ids`: packed int32. `logprobs`: packed float32, log-probs of the response tokens in nats
     under the sampling distribution at the task's temperature. `loss_mask`: packed uint8, 1 for tokens that the policy
     sampled. `spans`: the weight version of each range of response tokens. `state_key`, `observation_key`: see
-    `env_api.Metadata`. `images`: hashes of the images. `no_action`: True if the response contains no action.
-    `admissible_actions`: the actions that the environment listed before the turn; empty without such a list.
+    `env_api.Metadata`. `images`: hashes of the images in the prompt. `no_action`: True if the response contains no
+    action. `admissible_actions`: the actions that the environment listed before the turn; empty if it lists none.
     """
 
     new_prompt_ids: bytes
@@ -149,7 +150,7 @@ class Turn(msgspec.Struct):
 
     def __post_init__(self) -> None:
         if len(self.new_prompt_ids) % 4 or len(self.response_ids) % 4:
-            raise ValueError("token ids are packed int32: their bytes must be a multiple of 4")
+            raise ValueError("token ids are packed int32: their number of bytes must be a multiple of 4")
         n = len(self.response_ids) // 4
         if len(self.logprobs) != 4 * n or len(self.loss_mask) != n:
             raise ValueError(
@@ -204,7 +205,7 @@ class Trajectory(msgspec.Struct):
             raise ValueError("the first turn of an episode must have `reset`")
 
     def conversations(self) -> list[tuple[int, int]]:
-        """Returns the range of turns [first, end) of each conversation. A turn with `reset` starts a conversation."""
+        """Returns (first, end) of each conversation: it consists of the turns [first, end). `reset` starts it."""
         starts = [number for number, turn in enumerate(self.turns) if turn.reset]
         return list(itertools.pairwise([*starts, len(self.turns)]))
 
@@ -224,7 +225,7 @@ class Trajectory(msgspec.Struct):
 
 
 def prompt_lengths(turns: Iterable[Turn]) -> list[int]:
-    """Returns the length of the full prompt of each turn, in tokens. `turns`: all turns of an episode."""
+    """Returns the number of tokens in the full prompt of each turn. `turns`: all turns of an episode, in order."""
     lengths, end = list[int](), 0
     for turn in turns:
         lengths.append((0 if turn.reset else end) + len(turn.new_prompt_ids) // 4)
@@ -233,10 +234,10 @@ def prompt_lengths(turns: Iterable[Turn]) -> list[int]:
 
 
 class Group(msgspec.Struct):
-    """The episodes of one task. They are sent, filtered, scored and trained on together.
+    """The episodes of one task. The worker sends them together, and the trainer computes advantages within the group.
 
-    `size`: the number of episodes. `oldest`, `newest`: the oldest and the newest weight version that sampled tokens of
-    the group. `worker`: the worker's name. `retries`: number of episode restarts after failures of a service.
+    `size`: number of episodes. `oldest`, `newest`: the oldest and the newest weight version that sampled tokens of the
+    group. `worker`: the worker's name. `retries`: number of episode restarts after failures of a service.
     """
 
     id: str
@@ -271,7 +272,7 @@ def pack_floats(values: Iterable[float]) -> bytes:
 
 
 class _Header(msgspec.Struct):
-    """The fields of messages of every schema."""
+    """The only field that messages of all schemas have."""
 
     schema: int = SCHEMA_VERSION
 
@@ -284,7 +285,7 @@ _task_decoder = msgspec.msgpack.Decoder(GroupTask)
 
 
 class SchemaError(ValueError):
-    """The bytes are not a valid message, or the message has a schema that this code cannot read."""
+    """The bytes are not a valid message, or the message's schema is not `SCHEMA_VERSION`."""
 
 
 def encode(message: Group | GroupTask) -> bytes:
@@ -334,7 +335,8 @@ def _decoded(kind: str, decoder: msgspec.msgpack.Decoder[_Message], data: bytes)
 def write_groups(path: Path, groups: Iterable[Group]) -> int:
     """Write groups to a file. Returns the number of groups.
 
-    Each group is stored as the length of its MessagePack in bytes (4 bytes, little-endian), then the MessagePack.
+    For each group, the file contains the length of the group's MessagePack in bytes (4 bytes, little-endian), then the
+    MessagePack.
     """
     count = 0
     with open_atomic(path) as file:
@@ -346,10 +348,11 @@ def write_groups(path: Path, groups: Iterable[Group]) -> int:
 
 
 def read_groups(path: Path) -> list[Group]:
-    """Read a file of `write_groups`.
+    """Read a file that `write_groups` wrote.
 
     Raises:
-        SchemaError: the file is truncated or does not contain groups.
+        SchemaError: the file is truncated, does not contain groups, or a group's schema is not `SCHEMA_VERSION`.
+        OSError: the file cannot be read.
     """
     data = path.read_bytes()
     groups: list[Group] = []
@@ -365,5 +368,5 @@ def read_groups(path: Path) -> list[Group]:
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
-    """Returns the JSON Schemas of the messages, by name. A test compares them with the files in proto/schemas."""
+    """Returns {name: JSON Schema} of `GroupTask` and `Group`. A test compares them with the files in proto/schemas."""
     return {kind.__name__: msgspec.json.schema(kind) for kind in (GroupTask, Group)}

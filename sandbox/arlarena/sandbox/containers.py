@@ -1,7 +1,7 @@
 """The container sandbox: the Docker engine runs each program in its own container.
 
-This sandbox is about a hundred times slower than the fork sandbox (`forks.py`). Use it if containers are required, or
-if the machine has no Landlock (the kernel feature that the fork sandbox needs to restrict access to files).
+This sandbox is about a hundred times slower than the fork sandbox (`forks.py`). Use it in two cases: if containers are
+required, or if the machine's kernel has no Landlock. The fork sandbox needs Landlock to restrict access to files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.slots import SlotLimiter
 
 LAYERS = ("container", "user", "capabilities", "no_new_privs", "network", "read_only", "memory", "pids")
-# The container's Python code: the source of `run_program`, then a call of `run` with the payload from standard input.
+# The Python code that runs in the container: the module `run_program`, and a call of `run` with the payload from
+# standard input.
 COMMAND = inspect.getsource(program) + "\nsys.exit(run(sys.stdin.buffer.read()))\n"
 MAX_PIDS = 32
 OUT, ERR = 1, 2  # numbers of standard output and standard error in the engine's frames
@@ -45,10 +46,10 @@ class ContainerSettings:
 
     Attributes:
         image: a local image with Python, numpy, scipy and sympy.
-        limits: the default limits of an execution. In a container, `memory_mb` includes the memory of the libraries.
-        max_running: maximum number of executions at the same time.
-        max_waiting: maximum number of executions that wait for a slot.
-        runtime: the engine's runtime, such as runsc for gVisor; None: the engine's default runtime.
+        limits: the default limits of an execution.
+        max_running: maximum number of executions at the same time. Further executions wait.
+        max_waiting: maximum number of waiting executions. Further calls of `run` raise `SandboxBusy`.
+        runtime: the engine's runtime, such as runsc for gVisor. None selects the engine's default runtime.
         start_s: timeout in seconds of each request to the engine, such as the start of a container.
     """
 
@@ -61,13 +62,14 @@ class ContainerSettings:
 
 
 class ContainerSandbox:
-    """Runs programs in containers."""
+    """A sandbox that runs each program in its own container. Thread-safe."""
 
     def __init__(self, settings: ContainerSettings) -> None:
-        """Check that the engine and the image are available.
+        """Connect to the Docker engine, and check that it has the image.
 
         Raises:
-            SandboxUnavailable: the Docker engine, the image or the Python package `docker` is missing.
+            SandboxUnavailable: the Docker engine does not answer, or the image or the Python package `docker` is
+                missing.
         """
         try:
             import docker
@@ -79,7 +81,7 @@ class ContainerSandbox:
             self._client.images.get(settings.image)
         except docker.errors.ImageNotFound as error:
             raise SandboxUnavailable(
-                f"the Docker engine has no image {settings.image!r}: pull it with docker pull, or build it"
+                f"the Docker engine has no image {settings.image!r}: either pull it with docker pull, or build it"
             ) from error
         except self._errors as error:
             raise SandboxUnavailable(f"the Docker engine does not answer (check DOCKER_HOST): {error}") from error
@@ -183,9 +185,10 @@ class ContainerSandbox:
 
 
 def _ending(status: int, stopped: Ending | None) -> tuple[Ending, str]:
-    """Return how a container ended, and the name of the signal that ended it.
+    """Return (how a container ended, name of the signal that ended it).
 
-    `status`: the container's exit code. `stopped`: the exceeded limit if this process killed the container, else None.
+    `status`: the container's exit code. `stopped`: if this process killed the container, the limit that the program
+    exceeded; else None.
     """
     number = status - KILLED
     if stopped is not None:
@@ -198,10 +201,11 @@ def _ending(status: int, stopped: Ending | None) -> tuple[Ending, str]:
 
 
 def _read(raw: socket.socket, texts: dict[int, bytearray], deadline: float, max_bytes: int) -> Ending | None:
-    """Collect output until the container ends or reaches a limit. Return the limit (`timeout`, `output`) or None.
+    """Add the container's output to `texts` until the container ends or exceeds a limit. Return `timeout` or `output`
+    if it exceeds this limit, else None.
 
-    The engine sends frames. A frame consists of the stream's number (1 byte), three zero bytes, the content's length (4
-    bytes, big-endian), and the content.
+    `raw`: a socket to the engine. The engine sends frames. A frame consists of the stream's number (1 byte), three zero
+    bytes, the content's length (4 bytes, big-endian), and the content.
     """
     buffer = bytearray()
     while (left_s := deadline - time.monotonic()) > 0:

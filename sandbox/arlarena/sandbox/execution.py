@@ -13,7 +13,7 @@ Ending = Literal["ok", "error", "timeout", "output", "killed"]
 
 
 class SandboxError(RuntimeError):
-    """The sandbox failed, so the program has no result. A retry may help."""
+    """The sandbox failed, so there is no result of the program. A retry may succeed."""
 
 
 class SandboxBusy(SandboxError):
@@ -21,7 +21,7 @@ class SandboxBusy(SandboxError):
 
     def __init__(self, waiting: int, retry_after_s: float) -> None:
         super().__init__(
-            f"{waiting} programs are already waiting for the sandbox: retry in {retry_after_s:g} s, or raise "
+            f"{waiting} programs are already waiting for the sandbox: either retry in {retry_after_s:g} s, or raise "
             "max_running or max_waiting"
         )
         self.retry_after_s = retry_after_s
@@ -33,9 +33,10 @@ class SandboxUnavailable(SandboxError):
 
 @dataclass(frozen=True, slots=True)
 class ResourceUsage:
-    """The resources that an execution used: wall-clock seconds, CPU seconds, and peak memory in MiB.
+    """The resources that an execution used.
 
-    `memory_mb` includes the memory of the libraries. None: the sandbox cannot measure this value.
+    `wall_s`, `cpu_s`: wall-clock time and CPU time in seconds. `memory_mb`: peak memory in MiB, including the memory of
+    the libraries. A value is None if the sandbox cannot measure it.
     """
 
     wall_s: float
@@ -52,7 +53,7 @@ class Execution:
             limit of wall-clock time or CPU time was reached; `output`: the output exceeded `output_bytes`; `killed`: a
             signal ended the program.
         stdout, stderr: the program's output as text. Together they have at most `output_bytes` bytes.
-        detail: a sentence about the ending if it is `timeout`, `output` or `killed`; else "".
+        detail: if `ending` is `timeout`, `output` or `killed`, a sentence about the cause; else "".
         used: the resources that the program used.
         hit_cpu_limit: whether the program reached the limit of CPU time. Always False in containers.
     """
@@ -68,9 +69,9 @@ class Execution:
     def of(
         cls, ending: Ending, streams: tuple[bytes, bytes], limits: ExecutionLimits, signal: str, used: ResourceUsage
     ) -> Execution:
-        """Build a result. `streams`: standard output and standard error. Bytes beyond the output limit are dropped.
+        """Return a result. `streams`: standard output and standard error. Bytes beyond the output limit are dropped.
 
-        `signal`: name of the signal that ended the program. Used only if `ending` is `killed`.
+        `signal`: if `ending` is `killed`, the name of the signal that ended the program. Otherwise it is not used.
         """
         details: dict[Ending, str] = {
             "timeout": (
@@ -88,8 +89,10 @@ class Execution:
 
     @property
     def error_line(self) -> str:
-        """One line about the ending. `ok`: "". `error`: the last line of standard error, which has the error's type and
-        message; `detail` if standard error is empty. Other endings: `detail`.
+        """One line that says why the program failed; "" if `ending` is `ok`.
+
+        If `ending` is `error`, this is the last line of standard error, which contains the error's type and message.
+        For other endings, or if standard error is empty, it is `detail`.
         """
         if self.ending == "ok":
             return ""
@@ -107,18 +110,18 @@ def signal_name(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SandboxHealth:
-    """State of a sandbox.
+    """The state of a sandbox.
 
     Attributes:
         backend: `fork` or `docker`.
         alive: whether the sandbox can run programs now.
-        layers: the active protection layers. A `fork` sandbox has tested them with forbidden calls in a test process.
+        layers: the active protection layers. A `fork` sandbox has tested some of them with forbidden calls.
         running: number of programs that run now.
         waiting: number of programs that wait for a slot.
-        restarts: number of times that a `fork` sandbox replaced a dead zygote (the process that it forks for each
-            program). Always 0 for `docker`.
-        uid: id of the user of the programs.
-        warning: the reason why programs run as root, and the fix; "" if they do not run as root.
+        restarts: how often a `fork` sandbox has replaced a dead zygote (the process that it forks for each program).
+            Always 0 for `docker`.
+        uid: id of the user that runs the programs.
+        warning: if this user is root, the reason and the fix; else "".
     """
 
     backend: str
@@ -132,16 +135,16 @@ class SandboxHealth:
 
 
 class Sandbox(Protocol):
-    """Runs programs, each in its own process. Thread-safe."""
+    """The interface of all sandboxes. A sandbox runs each program in its own process, and is thread-safe."""
 
     def run(self, program: str, before: Sequence[str] = (), limits: ExecutionLimits | None = None) -> Execution:
-        """Run a program in a new process.
+        """Run the Python source code `program` in a new process. Return the result.
 
-        The programs in `before` run first, in the same process and namespace. Their output and errors are dropped.
-        Their time counts towards the limits. `limits` defaults to the sandbox's limits.
+        The programs in `before` run first, in the same process and with the same global variables. Their output and
+        their errors are dropped, but their time counts towards the limits. `limits` defaults to the sandbox's limits.
 
         Raises:
-            SandboxBusy: too many programs wait for a slot.
+            SandboxBusy: too many programs are waiting for a slot.
             SandboxError: the sandbox failed. The program had no effect outside the sandbox.
         """
         ...

@@ -31,11 +31,11 @@ from arlarena.sandbox.zygote import HEADER, READY
 from arlarena.sandbox.zygote_client import ForkExit, ZygoteDied, ZygoteProcess
 
 PROGRAM = "arlarena.sandbox.run_program"
-# Maximum number of attempts to run a program. If the zygote dies, the sandbox runs the program again. Repeated runs are
-# safe, because programs have no side effects.
+# Maximum number of attempts to run a program. If the zygote dies, the sandbox runs the program again. This is safe,
+# because programs have no side effects.
 TRIES = 3
 CHUNK = 1 << 16
-RECHECK_S = 0.05  # minimum time until the next check of the wall-clock limit, in seconds
+RECHECK_S = 0.05  # minimum time between two checks of the wall-clock limit, in seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,13 @@ class ForkSettings:
     Attributes:
         limits: the default limits of an execution.
         max_running: maximum number of executions at the same time. Further executions wait.
-        max_waiting: maximum number of executions that wait. Further executions are refused.
-        required: names from `lockdown.LAYERS`. If one of these layers is not available, the sandbox does not start.
+        max_waiting: maximum number of waiting executions. Further calls of `run` raise `SandboxBusy`.
+        required: the required layers (names from `lockdown.LAYERS`). If one of them is not available, the sandbox does
+            not start.
         start_s: time limit for the start of the zygote.
         begin_s: time limit for the lockdown of a fork, and for the end of a killed fork.
-        max_wall_factor: maximum wall-clock time of an execution, including waiting for a CPU, as a multiple of
-            `wall_s`. If an execution reaches it, the machine is overloaded, and `run` raises `SandboxError`.
+        max_wall_factor: an execution's maximum wall-clock time, including waiting for a CPU, divided by `wall_s`. If an
+            execution takes longer, the machine is overloaded, and `run` raises `SandboxError`.
     """
 
     limits: ExecutionLimits = field(default_factory=ExecutionLimits)
@@ -63,19 +64,18 @@ class ForkSettings:
 
 
 class ForkSandbox:
-    """Runs programs in forks of a zygote. Starts a new zygote after the old one has died."""
+    """A sandbox that runs each program in its own fork of a zygote. If the zygote dies, starts another. Thread-safe."""
 
     def __init__(self, settings: ForkSettings | None = None, work: str = PROGRAM) -> None:
-        """Start the zygote, which takes a few seconds. `work`: name of a module with a function `load` for the zygote
-        (see `zygote.py`).
+        """Start the zygote, which takes a few seconds. `work`: name of a module with a function `load` (see `zygote`).
 
         Raises:
-            SandboxUnavailable: this machine does not support the required layers.
+            SandboxUnavailable: this machine does not support a required layer, or libseccomp is not installed.
             SandboxError: the zygote did not start.
         """
         if not kernel.supported():
             raise SandboxUnavailable(
-                f"the fork sandbox needs Linux on x86-64 or aarch64, not {kernel.MACHINE}: run this server in a "
+                f"the fork sandbox needs Linux on x86-64 or aarch64, not {kernel.MACHINE}: either run this server in a "
                 "container, or choose backend = 'docker'"
             )
         self._settings = settings or ForkSettings()
@@ -92,7 +92,10 @@ class ForkSandbox:
         return self.run_payload(json.dumps([*before, program]).encode("utf-8", "surrogatepass"), limits)
 
     def run_payload(self, payload: bytes, limits: ExecutionLimits | None = None) -> Execution:
-        """Run the function from the module `work` with `payload`. Return the result. Raises the errors of `run`."""
+        """Run the function of the module `work` with `payload` in a fork. Return the result.
+
+        Repeats the execution if the zygote dies. Raises the errors of `run`.
+        """
         with self._slots.slot():
             for _ in range(TRIES - 1):
                 with contextlib.suppress(ZygoteDied):
@@ -129,7 +132,11 @@ class ForkSandbox:
         return ZygoteProcess(self._work, self._settings.required, self._settings.start_s)
 
     def _live_zygote(self) -> ZygoteProcess:
-        """Return the zygote. If the zygote has died, start a new one."""
+        """Return the zygote. If it has died, start a new zygote.
+
+        Raises:
+            SandboxError: the sandbox is closed, or the new zygote did not start.
+        """
         with self._replacing:
             if self._closed:
                 raise SandboxError("the sandbox is closed")
@@ -150,7 +157,12 @@ class _Run:
         self._pid = 0
 
     def execution(self) -> Execution:
-        """Fork the zygote, read output until the end or a limit, and build the result."""
+        """Fork the zygote, read the program's output until the program ends or reaches a limit, and return the result.
+
+        Raises:
+            ZygoteDied: the zygote has died.
+            SandboxError: the fork could not start or lock itself down, did not end, or was killed by the kernel.
+        """
         with contextlib.ExitStack() as own:
             with contextlib.ExitStack() as of_fork:
                 fork_descriptors, pipes = [_close_with(of_fork, _memory_file(self._payload))], {}
@@ -168,7 +180,10 @@ class _Run:
             return self._result(self._exit_of(future), stopped)
 
     def _read(self, pipes: dict[int, bytearray], future: Future[ForkExit]) -> Ending | None:
-        """Collect output until the program ends or reaches a limit. Return the limit (`timeout`, `output`) or None."""
+        """Collect output until the program ends or reaches a limit. Return the limit (`timeout`, `output`) or None.
+
+        `pipes`: {file descriptor: buffer for its output}. `future`: completes when the fork has ended.
+        """
         deadline, open_pipes = time.monotonic() + self._begin_s, dict(pipes)
         poll = select.poll()
         for descriptor in open_pipes:
@@ -196,14 +211,15 @@ class _Run:
         return None
 
     def _begin(self) -> None:
-        """Start to measure the wall-clock time. Called when the fork is locked down."""
+        """Start to measure the wall-clock time, because the fork has reported that it is locked down."""
         self._pid = int.from_bytes(self._out[len(READY) : HEADER], "little")
         self._began, self._waited = time.monotonic(), kernel.cpu_wait_s(self._pid)
 
     def _remaining(self) -> float:
-        """Return the time until the wall-clock limit, in seconds. Returns 0 before the lockdown.
+        """Return the time until the wall-clock limit, in seconds. Return 0 if the fork is not locked down yet.
 
-        Waiting for a CPU does not count as wall-clock time, so the load of the machine does not change the result.
+        The time in which the program waits for a CPU does not count. The load of the machine therefore does not change
+        the result.
 
         Raises:
             SandboxError: the execution took `max_wall_factor * wall_s` seconds, including waiting for a CPU.
@@ -214,7 +230,7 @@ class _Run:
         remaining = self._limits.wall_s - (elapsed - (kernel.cpu_wait_s(self._pid) - self._waited))
         if remaining > 0 and elapsed >= self._max_s:
             raise SandboxError(
-                f"this machine is too busy: in {elapsed:.0f} s, a program waited for a CPU most of the time; lower "
+                f"this machine is too busy: a program waited for a CPU in most of {elapsed:.0f} s; either lower "
                 "max_running, or run fewer other processes"
             )
         return remaining
@@ -242,8 +258,8 @@ class _Run:
             ending = "timeout"
         elif ending == "killed" and stopped is None and ended.status == -signal.SIGKILL:
             raise SandboxError(
-                "the kernel killed a program (SIGKILL), probably because memory ran out: lower "
-                "max_running or memory_mb, or give the server more memory"
+                "the kernel killed a program (SIGKILL), probably because memory ran out: either lower max_running or "
+                "memory_mb, or give the server more memory"
             )
         streams = bytes(self._out[HEADER:]), bytes(self._err)
         used = ResourceUsage(time.monotonic() - self._began, ended.cpu_s, ended.memory_mb)
@@ -252,13 +268,13 @@ class _Run:
 
 
 def _close_with(stack: contextlib.ExitStack, descriptor: int) -> int:
-    """Make the exit stack close the descriptor. Return the descriptor."""
+    """Make the exit stack close the file descriptor at its end. Return the file descriptor."""
     stack.callback(os.close, descriptor)
     return descriptor
 
 
 def _memory_file(payload: bytes) -> int:
-    """Return the descriptor of a memory file with the payload. The file is sealed, so nobody can change it."""
+    """Return the file descriptor of a new file in memory with the payload. The file is sealed: it cannot be changed."""
     descriptor = os.memfd_create("payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with os.fdopen(os.dup(descriptor), "wb") as file:
         file.write(payload)

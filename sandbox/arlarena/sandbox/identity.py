@@ -1,5 +1,5 @@
-"""Chooses the user for forks of the zygote. The forks run programs. The user is root only if the server runs as root
-and no other user can run the forks.
+"""Chooses the user that runs the zygote's forks. Each fork runs a program. The user is root only if the server runs as
+root and no other user can run the forks.
 """
 
 from __future__ import annotations
@@ -13,35 +13,39 @@ from pathlib import Path
 NOBODY = 65534
 OK = "ok"
 FIX = (
-    "start the server as an ordinary user, or install Python and the libraries in folders that other users can read; "
-    "to forbid programs as root, add 'user' to the sandbox's required layers"
+    "either start the server as an ordinary user, or install Python and the libraries in folders that other users can "
+    "read; to forbid programs as root, add 'user' to the sandbox's required layers"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user and a group. `warning`: the reason why forks run as root, and the fix; "" for other users."""
+    """The user and the group that run forks. `warning`: if they are root, the reason and the fix; else ""."""
 
     uid: int
     gid: int
     warning: str = ""
 
     def assume(self) -> None:
-        """Switch this process irrevocably to this user, without supplementary groups. Raises OSError on failure."""
+        """Switch this process irrevocably to this user and group, without supplementary groups.
+
+        Raises:
+            OSError: this process may not change its user.
+        """
         os.setgroups([])
         os.setresgid(self.gid, self.gid, self.gid)
         os.setresuid(self.uid, self.uid, self.uid)
 
 
 def choose_identity(readable: Sequence[Path]) -> Identity:
-    """Return the user for forks.
+    """Return the user that runs the zygote's forks. `readable`: the files and folders that forks may read.
 
-    If the zygote runs as an ordinary user, return this user. If the zygote runs as root, return the first user of this
-    list that can read the loaded libraries in the folders `readable`:
+    If the zygote runs as an ordinary user, return this user. If the zygote runs as root, return the first of these
+    users that can run forks and can read the loaded libraries in `readable`:
     1. user and group nobody;
     2. user nobody with the group of the standard library;
     3. the owner and the group of the standard library.
-    If none of them can read the libraries, return root with a warning.
+    If none of these users can, return root with a warning.
     """
     own = Identity(os.geteuid(), os.getegid())
     if own.uid != 0:
@@ -59,7 +63,7 @@ def choose_identity(readable: Sequence[Path]) -> Identity:
 
 
 def _problem(identity: Identity, readable: Sequence[Path]) -> str:
-    """Check in a test fork whether forks can run as `identity`. Return the problem, or "" if they can."""
+    """Check in a test fork whether forks can run as `identity`. Return "" if they can, else the reason."""
     result, result_writer = os.pipe()
     release, release_writer = os.pipe()
     pid = os.fork()
@@ -86,8 +90,9 @@ def _problem(identity: Identity, readable: Sequence[Path]) -> str:
 
 
 def _check_access(identity: Identity, readable: Sequence[Path]) -> str:
-    """Switch to `identity`, and check that this user can read the libraries. Return `OK` or the problem. Call this
-    function only in the test fork.
+    """Switch this process to `identity`, and check that this user can read the libraries. Return `OK`, or the problem.
+
+    Call this function only in the test fork, because the process cannot switch back.
     """
     try:
         identity.assume()

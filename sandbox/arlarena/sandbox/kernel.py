@@ -27,12 +27,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def supported() -> bool:
-    """Return True if this module supports the machine."""
+    """Return True if this machine runs Linux on x86-64 or aarch64."""
     return sys.platform == "linux" and MACHINE in NUMBERS
 
 
 def call(number: int, *arguments: ctypes._SimpleCData | ctypes._Pointer | int | None) -> int:  # type: ignore[type-arg]
-    """Make a system call by number.
+    """Make the system call with this number. Return its result.
 
     Raises:
         OSError: the call failed.
@@ -53,7 +53,7 @@ def unshare(flags: int) -> None:
 
 
 def close_from(first: int) -> None:
-    """Close all descriptors with numbers of at least `first`."""
+    """Close all file descriptors with the number `first` or a higher number."""
     try:
         call(CLOSE_RANGE, first, 0x7FFFFFFF, 0)
     except OSError:  # Linux before 5.9
@@ -61,9 +61,9 @@ def close_from(first: int) -> None:
 
 
 def cpu_wait_s(pid: int) -> float:
-    """Return the time in seconds that a single-threaded process has waited for a CPU, while it was ready to run.
+    """Return how many seconds a single-threaded process was ready to run but waited for a CPU.
 
-    Returns 0 if the kernel does not report this time.
+    Return 0 if the kernel does not report this time.
     """
     try:
         with open(f"/proc/{pid}/schedstat") as file:
@@ -75,8 +75,8 @@ def cpu_wait_s(pid: int) -> float:
 def protect_code() -> None:
     """Make all writable memory of this process non-executable. Raises the errors of `call`.
 
-    There are two kinds of writable memory: memory with the right to write, and memory with a second, shared mapping of
-    the same file. Old versions of libffi leave executable memory of one of these kinds.
+    A process can write to memory in two cases: if the mapping permits it, or if the file of the mapping also has a
+    shared mapping. Old versions of libffi leave such memory executable.
     """
     with open("/proc/self/maps") as file:
         regions = [line.split() for line in file]
@@ -89,9 +89,9 @@ def protect_code() -> None:
 
 
 def use_huge_pages() -> None:
-    """Move this process's memory into pages of 2 MiB, if the kernel supports such pages.
+    """Move this process's memory to pages of 2 MiB, if the kernel supports this size.
 
-    Large pages make forks faster. With small pages, the kernel needs half of a fork's time to copy the page table.
+    Large pages make forks faster. With small pages, copying the page table takes half of a fork's time.
     """
     with open("/proc/self/maps") as file:
         regions = [line.split() for line in file]

@@ -1,5 +1,5 @@
-"""Landlock (Linux 5.13, `landlock(7)`): restricts the files that a process and its children may access. Landlock needs
-no privileges.
+"""Restricts the files that a process and its children can access, with Landlock (Linux 5.13, `landlock(7)`). Landlock
+needs no privileges.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from arlarena.sandbox.kernel import (
 )
 
 READ_FILE, READ_DIR = 1 << 2, 1 << 3
-# Version of the interface -> mask of all file rights. The kernel refuses every right of the mask that no rule grants.
+# Version of the Landlock interface -> mask of all file rights. The kernel refuses each right in the mask that no rule
+# grants.
 FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
 TCP_BIND_AND_CONNECT = 0b11  # needs version 4 of the interface
 SIGNALS_AND_ABSTRACT_SOCKETS = 0b11  # needs version 6 of the interface
@@ -43,11 +44,11 @@ def version() -> int:
 
 
 def ruleset(readable: Sequence[Path]) -> int:
-    """Return a descriptor of rules. The rules allow programs to read only the files and folders `readable`.
+    """Return a file descriptor of Landlock rules. They let programs read only the files and folders in `readable`.
 
-    Programs may also list the parent folders of these paths. Python needs this right, because an import lists each
-    folder with a changed modification time. On newer kernels, the rules also forbid TCP, signals to other processes,
-    and abstract sockets of other processes.
+    The rules also let programs list the parent folders of these paths, because Python's imports list folders. With
+    version 4 of the interface, the rules forbid TCP. With version 6, they also forbid signals to other processes and
+    abstract sockets of other processes.
 
     Raises:
         OSError: the kernel has no Landlock.
@@ -77,7 +78,11 @@ def _allow(rules: int, path: Path, rights: int) -> None:
 
 
 def restrict(rules: int) -> None:
-    """Apply the rules to this process irrevocably. `rules`: the descriptor from `ruleset`. Set no_new_privs first.
-    Raises OSError on failure.
+    """Apply Landlock rules to this process irrevocably. `rules`: the file descriptor from `ruleset`.
+
+    The caller must set no_new_privs first.
+
+    Raises:
+        OSError: the kernel refuses the rules.
     """
     call(LANDLOCK_RESTRICT_SELF, rules, 0)

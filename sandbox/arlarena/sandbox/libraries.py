@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGES = ("numpy", "scipy", "sympy", "mpmath")
-# Modules that the zygote loads, with all their imports. A program loads other modules, such as scipy.stats and
-# scipy.signal, from their files. Such an import takes a quarter of a second, but every fork uses less memory.
+# Modules that the zygote loads, with all their imports. If a program imports another module, such as scipy.stats or
+# scipy.signal, its fork loads the module from a file. This takes a quarter of a second, but all forks need less memory.
 MODULES = """
     array ast base64 bisect calendar cmath collections.abc colorsys copy csv dataclasses datetime decimal difflib enum
     fractions functools hashlib heapq io itertools json keyword locale math numbers operator pprint queue random re
@@ -22,7 +22,7 @@ MODULES = """
     sympy sympy.abc sympy.combinatorics sympy.geometry sympy.ntheory.modular sympy.ntheory.residue_ntheory
     sympy.parsing.sympy_parser sympy.plotting.series sympy.solvers.diophantine
 """
-# Typical calls. They fill the libraries' caches before the first fork, so every fork inherits filled caches.
+# Typical calls. They fill the libraries' caches before the first fork, so that all forks have filled caches.
 WARM_UP = """
 import numpy as np, scipy.optimize, scipy.integrate, sympy as sp
 x, y, n = sp.symbols("x y n"); k = sp.Symbol("k", integer=True)
@@ -40,17 +40,17 @@ EXCLUDED_FOLDERS = frozenset(("site-packages", "dist-packages", "test", "idlelib
 
 
 def preload() -> None:
-    """Import the modules in `MODULES`, and make the calls in `WARM_UP`."""
+    """Import the modules in `MODULES`, and execute the code in `WARM_UP`. The zygote calls this before it forks."""
     for name in MODULES.split():
         importlib.import_module(name)
     exec(compile(WARM_UP, "<warm-up>", "exec"), {})
 
 
 def readable() -> Iterator[Path]:
-    """Yield the files and folders that imports may read.
+    """Yield the files and folders that a program's imports may read.
 
     These are the standard library without `EXCLUDED_FOLDERS`, the folders of `PACKAGES`, and the folders with the
-    packages' shared libraries.
+    shared libraries of these packages.
     """
     paths = sysconfig.get_paths()
     for folder in {paths["stdlib"], paths["platstdlib"], os.path.dirname(os.__file__)}:

@@ -10,11 +10,12 @@ class ExecutionLimits:
     """Resource limits of an execution.
 
     Attributes:
-        wall_s: seconds of wall-clock time, from the program's start to its end. In containers, waiting for a CPU
-            counts. In forks, it does not count.
-        cpu_s: seconds of CPU time, rounded up to an integer.
-        memory_mb: MiB of memory. In containers, the memory of the libraries counts. In forks, it does not count.
-        output_bytes: total bytes of standard output and standard error. The sandbox ends a program that writes more.
+        wall_s: maximum wall-clock time in seconds, from the program's start to its end. In containers, the time of
+            waiting for a CPU counts. In forks, it does not count.
+        cpu_s: maximum CPU time in seconds. The sandbox rounds this value up to an integer.
+        memory_mb: maximum memory in MiB. In containers, the libraries' memory counts. In forks, it does not count.
+        output_bytes: maximum number of bytes of standard output and standard error together. If a program writes more,
+            the sandbox ends it.
     """
 
     wall_s: float = 10.0

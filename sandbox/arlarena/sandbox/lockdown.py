@@ -1,6 +1,7 @@
 """The lockdown: irrevocable restrictions that a fork of the zygote applies to itself before it runs a program.
 
-The lockdown has several layers, and each layer stops most attacks:
+The zygote is the process that the sandbox forks for each program. The lockdown has these layers. Each layer alone stops
+most attacks:
 * resource limits;
 * another user, if the server runs as root;
 * no capabilities;
@@ -8,7 +9,8 @@ The lockdown has several layers, and each layer stops most attacks:
 * no executable memory except libraries (MDWE, Linux 6.3);
 * seccomp (system calls).
 
-Only the change of user needs privileges.
+Only the change of user needs privileges. The layer `namespaces` is not a part of the lockdown: the zygote enters new
+namespaces at its start (`isolate`), and all its forks are in them.
 """
 
 from __future__ import annotations
@@ -24,26 +26,26 @@ from arlarena.sandbox import kernel, landlock, seccomp
 from arlarena.sandbox.identity import Identity
 
 NICENESS = 5  # gives the server and the zygote priority over programs
-# At the CPU limit, the kernel sends SIGXCPU to the program. No other event sends this signal. If the program blocks or
-# handles the signal, the kernel kills the program after GRACE_S more seconds of CPU time.
+# At the CPU limit, the kernel sends SIGXCPU to the program. SIGXCPU has no other cause. If the program blocks or
+# handles this signal, the kernel kills the program after GRACE_S more seconds of CPU time.
 GRACE_S = 1
 LAYERS = ("rlimits", "user", "capabilities", "no_new_privs", "landlock", "mdwe", "seccomp", "namespaces")
-# Default of the required layers. The other layers depend on the kernel's version and on the server's privileges.
+# The layers that are required by default. The others depend on the kernel's version and the server's privileges.
 REQUIRED = ("rlimits", "capabilities", "no_new_privs", "landlock", "seccomp")
 
 
 @dataclass(frozen=True, slots=True)
 class LockdownPlan:
-    """The values that the zygote prepares for the lockdown of its forks.
+    """The values that the zygote (the process that forks for each program) prepares for the lockdown of its forks.
 
     Attributes:
         filter: the seccomp program.
-        rules: descriptor of the Landlock rules, or -1 if the kernel has no Landlock.
-        identity: the user of the forks.
-        address_space: bytes of address space that the zygote has mapped. A fork may map this number of bytes plus its
-            memory limit.
-        zygote: process id of the zygote. With this id, a fork checks that the zygote still runs.
-        required: names of the layers that must be active. If one of them fails, the fork runs no program.
+        rules: file descriptor of the Landlock rules, or -1 if the kernel has no Landlock.
+        identity: the user that runs the forks.
+        address_space: bytes of address space that the zygote has mapped. The limit of a fork's address space is this
+            number plus the program's memory limit.
+        zygote: process id of the zygote. A fork compares its parent's id with this id, to check that the zygote runs.
+        required: names of the required layers. If one of them fails, the fork runs no program.
     """
 
     filter: bytes
@@ -55,15 +57,16 @@ class LockdownPlan:
 
 
 def lock_down(plan: LockdownPlan, cpu_s: int, memory_bytes: int) -> list[str]:
-    """Apply all layers. Close all descriptors except 0, 1 and 2.
+    """Apply all layers of the lockdown to this process. Also close all file descriptors except 0, 1 and 2.
 
-    `cpu_s`: limit of CPU time. `memory_bytes`: address space in addition to `plan.address_space`.
+    A layer that fails is left out if `plan.required` does not contain it. `cpu_s`: limit of CPU time in seconds.
+    `memory_bytes`: the memory limit, which is added to `plan.address_space`.
 
     Returns:
         the names of the active layers.
 
     Raises:
-        OSError: a required layer is not available.
+        OSError: a required layer or the change of user failed, or the zygote has ended.
     """
     os.environ.clear()
     os.umask(0o777)
@@ -81,12 +84,14 @@ def lock_down(plan: LockdownPlan, cpu_s: int, memory_bytes: int) -> list[str]:
 
     apply("rlimits", lambda: _set_limits(cpu_s, plan.address_space + memory_bytes))
     if plan.identity.uid != os.geteuid():
-        plan.identity.assume()  # a test fork has tested this change; if it fails here, the fork runs no program
+        # If the change of user fails, the fork raises an error and runs no program, even if "user" is not required. The
+        # zygote has tested the change in an earlier fork.
+        plan.identity.assume()
         layers.append("user")
     else:
         with contextlib.suppress(OSError):  # an ordinary user cannot leave its groups
             os.setgroups([])
-    # The change of user resets the parent-death signal, so the signal is set after the change.
+    # The change of user would reset the parent-death signal, so the signal is set after the change.
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != plan.zygote:
         raise OSError("the zygote has ended")
@@ -117,13 +122,13 @@ def _set_limits(cpu_s: int, address_space: int) -> None:
         limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         soft = min(limit, cpu_s) if name == resource.RLIMIT_CPU else limit
         resource.setrlimit(name, (soft, limit))
-    # Because of this score, the kernel kills programs before the server if the machine's memory runs out.
+    # With this score, the kernel kills programs before the server if the machine runs out of memory.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
 
 
 def isolate() -> bool:
-    """Move the zygote into new, empty network, IPC and UTS namespaces. Return False if the kernel refuses."""
+    """Move this process (the zygote) into a new network, IPC and UTS namespace. Return False if the kernel refuses."""
     try:
         kernel.unshare(kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS)
     except OSError:
@@ -132,6 +137,6 @@ def isolate() -> bool:
 
 
 def address_space() -> int:
-    """Return the size of the address space that this process has mapped, in bytes."""
+    """Return the size of this process's mapped address space in bytes."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")

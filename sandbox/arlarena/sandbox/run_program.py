@@ -1,7 +1,7 @@
-"""Runs a Python program as `__main__`, in a fork of the zygote or in a container.
+"""Runs a Python program as `__main__`, either in a fork of the zygote (see `arlarena.sandbox`) or in a container.
 
-If the program fails, the traceback is written to standard error. The last line contains the error's type and message. A
-container gets only the source of this module, so the top level must not import other modules of the sandbox.
+If the program fails, `run` writes the traceback to standard error. The last line contains the error's type and message.
+A container gets only the source code of this module, so the module must not import the sandbox at its top level.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any, NamedTuple, TextIO
 import numpy
 
 NAME = "<program>"
-# Maximum characters of the traceback and of the error line. Without these limits, an error message with a large formula
-# could exceed the output limit.
+# Maximum number of characters of the traceback, and of the error line. Without these limits, an error message with a
+# large formula could exceed the output limit.
 MAX_TRACEBACK, MAX_LINE = 8192, 1000
-RESERVE = 8 << 20  # bytes that are freed after an error, so that enough memory is left to report a MemoryError
+RESERVE = 8 << 20  # bytes that `run` frees after an error, so that there is enough memory to report a MemoryError
 
 
 def load() -> tuple[Callable[[bytes], int], list[Path]]:
-    """Load the libraries. Return `run` and the paths that forks may read (see `arlarena.sandbox.zygote`)."""
+    """Load the libraries. Return (`run`, paths that forks may read). The zygote calls this function at its start."""
     from arlarena.sandbox import libraries
 
     sys.dont_write_bytecode = True
@@ -37,8 +37,9 @@ def load() -> tuple[Callable[[bytes], int], list[Path]]:
 
 
 def run(payload: bytes) -> int:
-    """Run the programs of a JSON list in one namespace. Return the exit code of the last program. The output of all
-    other programs is dropped.
+    """Run one or more programs in one global namespace, one after the other. Return the exit code of the last program.
+
+    `payload`: a JSON list with the source code of the programs. Only the output of the last program is kept.
     """
     *before, program = json.loads(payload)
     main = ModuleType("__main__")
@@ -47,7 +48,7 @@ def run(payload: bytes) -> int:
     reserve = [bytearray(RESERVE)]
     random.seed(0)  # each run of the same program draws the same numbers
     numpy.random.seed(0)
-    # Programs print numbers such as 2**100000. Python's default limit is 4300 digits.
+    # Programs print numbers such as 2**100000. Python's default limit of 4300 digits would cause an error.
     sys.set_int_max_str_digits(100_000)
     for earlier in before:
         sys.stdout, sys.stderr = _NullStream(), _NullStream()
@@ -63,7 +64,7 @@ def run(payload: bytes) -> int:
 
 
 def final_answer(answer: object) -> None:
-    r"""Print the answer as \boxed{…}. If the output contains such an answer, TIR Math ends the episode."""
+    r"""Print `answer` as \boxed{…}. Programs can call this function: TIR Math ends the episode after this output."""
     print(f"\\boxed{{{answer}}}")
 
 
@@ -75,12 +76,14 @@ class _NullStream(io.TextIOBase):
 
 
 def _stream(descriptor: int) -> TextIO:
-    """Return a text stream to a descriptor. The stream is line-buffered, so complete lines survive a kill."""
+    """Return a text stream that writes to a file descriptor. It writes each complete line at once, so that the output
+    is not lost if the program is killed.
+    """
     return open(descriptor, "w", encoding="utf-8", errors="replace", closefd=False, buffering=1)
 
 
 class _Outcome(NamedTuple):
-    """How a program ended. `error`: one line with the error's type and message, or "" without an error."""
+    """How a program ended. `code`: exit code. `error`: one line with the error's type and message; "" if none."""
 
     code: int
     error: str = ""
@@ -101,9 +104,9 @@ def _execute(program: str, namespace: dict[str, Any], reserve: list[bytearray]) 
 
 
 def _error_line(error: BaseException) -> str:
-    """Return an error's type and the first line of its message.
+    """Return one line with the error's type and the first line of its message.
 
-    Code of the program may compute the message. If this code raises an exception, a placeholder replaces the message.
+    The program's own code may compute the message. If this code fails, a placeholder replaces the message.
     """
     kind = type(error)
     name, message = "an error without a name", ""
@@ -120,8 +123,9 @@ def _error_line(error: BaseException) -> str:
 
 
 def _traceback(error: BaseException) -> str:
-    """Return the last `MAX_TRACEBACK` characters of the traceback, without the frame of this module. Return "" if
-    formatting the traceback fails.
+    """Return the last `MAX_TRACEBACK` characters of the error's traceback, without the frame of this module.
+
+    Return "" if the traceback cannot be formatted.
     """
     with contextlib.suppress(BaseException):
         trace = error.__traceback__
@@ -131,7 +135,7 @@ def _traceback(error: BaseException) -> str:
 
 
 def _write_error(outcome: _Outcome) -> None:
-    """Write the traceback and then the error line to standard error. Close standard error."""
+    """Write the traceback, and then the error line, to standard error. Then close standard error."""
     text = outcome.traceback.rstrip()
     if text.rpartition("\n")[2] != outcome.error:
         text = f"{text}\n{outcome.error}"

@@ -1,7 +1,7 @@
 """Restricts the system calls of a program with seccomp.
 
-A forbidden call fails with EPERM. A call for another architecture (32 bits, x32) kills the program. libseccomp compiles
-the filter once for this machine. Each execution loads the compiled filter.
+A forbidden call fails with EPERM. A system call in the form of another architecture (32 bits, x32) kills the program.
+libseccomp compiles the filter once for this machine. Each execution loads the compiled filter.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from arlarena.sandbox.execution import SandboxUnavailable
 from arlarena.sandbox.kernel import MACHINE, NUMBERS, call
 
 SET_MODE_FILTER = 1
-MAP_TYPE = 0x0F  # mask of mmap's flags for private and shared mappings (linux/mman.h)
-# Calls that are harmless with any arguments. They allocate memory, read and write open descriptors, read the time, …
+MAP_TYPE = 0x0F  # mask of the bits in mmap's flags that say whether a mapping is private or shared (linux/mman.h)
+# Calls that are harmless with any arguments: they allocate memory, read and write open descriptors, read the time, …
 ALLOWED = """
     read readv pread64 write writev lseek close dup dup2 dup3 fstat stat lstat newfstatat statx access faccessat
     faccessat2 getdents64 getcwd munmap mremap brk madvise mincore membarrier rseq set_robust_list futex sched_yield
@@ -27,10 +27,10 @@ ALLOWED = """
     pselect6 alarm setitimer getitimer pause rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending sigaltstack
     restart_syscall exit exit_group
 """
-# Forbidden calls that fail with another error than EPERM, because C libraries and Python handle only this error.
+# Forbidden calls with an error other than EPERM. C libraries and Python handle only the given error.
 FALLBACK_ERRORS = {"clone3": errno.ENOSYS, "ioctl": errno.ENOTTY, "readlink": errno.EINVAL, "readlinkat": errno.EINVAL}
-# Allowed commands of `fcntl`: F_DUPFD, F_GETFD, F_SETFD, F_GETFL and F_DUPFD_CLOEXEC. Other commands could request
-# signals or set locks.
+# The allowed commands of `fcntl`: F_DUPFD, F_GETFD, F_SETFD, F_GETFL and F_DUPFD_CLOEXEC. Other commands can request
+# signals or lock files.
 FCNTL = (0, 1, 2, 3, 1030)
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | (os.O_TMPFILE & ~os.O_DIRECTORY)
 
@@ -40,9 +40,9 @@ class _Program(ctypes.Structure):
 
 
 def compile_filter(*, may_open: bool) -> bytes:
-    """Return the filter for this machine, as BPF instructions.
+    """Return the seccomp filter for this machine, as BPF instructions.
 
-    `may_open`: whether programs may open files for reading. Pass True only if Landlock restricts the files.
+    `may_open`: whether the filter permits opening files for reading. Pass True only if Landlock restricts the files.
 
     Raises:
         SandboxUnavailable: libseccomp or pyseccomp is not installed.
@@ -87,7 +87,11 @@ def compile_filter(*, may_open: bool) -> bytes:
 
 
 def load(program: bytes) -> None:
-    """Apply a compiled filter to this process irrevocably. Set no_new_privs first. Raises OSError on failure."""
+    """Apply a filter from `compile_filter` to this process irrevocably. The caller must set no_new_privs first.
+
+    Raises:
+        OSError: the kernel refuses the filter.
+    """
     instructions = ctypes.create_string_buffer(program, len(program))
     description = _Program(len(program) // 8, ctypes.cast(instructions, ctypes.c_void_p))
     call(NUMBERS[MACHINE]["seccomp"], SET_MODE_FILTER, 0, ctypes.byref(description))  # type: ignore[arg-type]

@@ -10,9 +10,10 @@ from arlarena.sandbox.execution import SandboxBusy
 
 
 class SlotLimiter:
-    """Gives each running program a slot. At most `max_running` programs have a slot, and at most `max_waiting` wait.
+    """Gives each running program a slot. There are `max_running` slots, and at most `max_waiting` programs wait.
 
-    `retry_after_s`: the value for `SandboxBusy.retry_after_s`. `running`, `waiting`: the current numbers of programs.
+    `retry_after_s`: the value for `SandboxBusy.retry_after_s`. The attributes `running` and `waiting` are the current
+    numbers of programs. Thread-safe.
     """
 
     def __init__(self, max_running: int, max_waiting: int, retry_after_s: float) -> None:
@@ -22,10 +23,10 @@ class SlotLimiter:
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Occupy a slot until the context ends. If no slot is free, wait for a slot.
+        """Occupy a slot until the `with` block ends. If no slot is free, wait for a slot.
 
         Raises:
-            SandboxBusy: no slot is free, and `max_waiting` programs already wait.
+            SandboxBusy: no slot is free, and `max_waiting` programs are already waiting.
         """
         with self._free:
             if self.running >= self._max_running:

@@ -1,18 +1,18 @@
-"""The zygote: a process that has loaded the libraries, and is forked for every execution.
+"""The zygote: a process that has loaded the libraries. It forks itself for each execution of a program.
 
     python -m arlarena.sandbox.zygote FD '{"work": "arlarena.sandbox.run_program", "required": []}'
 
 The *server* is the process with the sandbox object. The server and the zygote exchange JSON messages over the socket FD
 (sequenced packets):
-* The server sends `{"id", "cpu_s", "memory_mb"}` and three descriptors (payload, standard output, standard error) to
-  start a fork.
-* The server sends `{"id", "kill": true}` to kill the fork.
-* The zygote sends `{"id", "failed"}` if the fork could not start.
-* The zygote sends `{"id", "status", "cpu_s", "memory_mb"}` when the fork has ended.
+* To start a fork, the server sends `{"id", "cpu_s", "memory_mb"}` and three file descriptors: payload, standard output
+  and standard error.
+* To kill a fork, the server sends `{"id", "kill": true}`.
+* If a fork could not start, the zygote sends `{"id", "failed"}`.
+* When a fork has ended, the zygote sends `{"id", "status", "cpu_s", "memory_mb"}`.
 
 The *payload* is the input of a fork, such as a program. The zygote does not read payloads, so the memory of a new fork
 contains no data of other executions. `work` is the name of a module with a function `load()`. This function loads the
-libraries. It returns the function that each fork calls with the payload, and the paths that forks may read.
+libraries. It returns two values: the function that each fork calls with its payload, and the paths that forks may read.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Zygote:
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def serve(self) -> None:
-        """Handle requests and report ended forks until the server disconnects."""
+        """Handle the server's requests, and report ended forks, until the server disconnects."""
         poll = select.poll()
         poll.register(self._server, select.POLLIN)
         poll.register(self._wakeup, select.POLLIN)
@@ -71,7 +71,7 @@ class Zygote:
             self._reap()
 
     def _handle_message(self) -> bool:
-        """Handle one message. Return False if the server has disconnected."""
+        """Receive and handle one message of the server. Return False if the server has disconnected."""
         message, descriptors, _, _ = socket.recv_fds(self._server, MAX_MESSAGE, 3)
         if not message:
             return False
@@ -94,7 +94,10 @@ class Zygote:
         return True
 
     def _run_fork(self, descriptors: Sequence[int], request: dict[str, Any]) -> NoReturn:
-        """Read the payload, lock down this fork, write the header, and call `work`. Call this method only in a fork."""
+        """Read the payload, lock down this fork, write the header, and call `work` with the payload. Then exit.
+
+        `descriptors`: payload, standard output, standard error. Call this method only in a fork.
+        """
         code = NOT_LOCKED
         try:
             signal.set_wakeup_fd(-1)
@@ -112,8 +115,9 @@ class Zygote:
             os._exit(code)
 
     def _redirect(self, descriptors: Sequence[int]) -> bytes:
-        """Return the payload, read from the first received descriptor. Standard input becomes /dev/null, and the other
-        two received descriptors become standard output and standard error.
+        """Redirect this fork's standard streams, and return the payload.
+
+        `descriptors`: the payload, and the new standard output and standard error. Standard input becomes /dev/null.
         """
         source, out, err = descriptors
         with os.fdopen(os.dup(source), "rb") as file:
@@ -125,7 +129,7 @@ class Zygote:
         return payload
 
     def _reap(self) -> None:
-        """Collect the exit status of each ended fork, and report the status to the server."""
+        """Report the exit status of each ended fork to the server."""
         while self._running:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -148,10 +152,13 @@ class Zygote:
 
 
 def prepare(required: frozenset[str], readable: Sequence[Path]) -> tuple[LockdownPlan, list[str]]:
-    """Return the lockdown plan for all forks, and the names of the active layers. A test fork checks the layers.
+    """Return (the lockdown plan for all forks, the names of the active layers). A test fork checks the layers.
+
+    `required`: the layers that must be active. `readable`: the files and folders that forks may read.
 
     Raises:
-        OSError: a required layer is not available, or the test fork could make a forbidden call.
+        OSError: a required layer is not available, or a forbidden call succeeded in the test fork.
+        SandboxUnavailable: libseccomp or pyseccomp is not installed.
     """
     isolated = isolate()
     kernel.protect_code()
@@ -194,7 +201,7 @@ def _run_in_fork(work: Callable[[], dict[str, Any]]) -> bytes:
 
 
 def _verify(plan: LockdownPlan) -> dict[str, Any]:
-    """Lock down this fork, and try forbidden calls. Return {"error": …} if a call succeeded, else {"layers": …}."""
+    """Lock down this test fork, and try forbidden calls. Return {"error": …} if a call succeeds, else {"layers": …}."""
     layers = lock_down(plan, 10, 1 << 30)
     forbidden: list[tuple[str, Callable[[], object]]] = []
     if "seccomp" in layers:
@@ -223,7 +230,10 @@ def _map_writable_code(path: str) -> mmap.mmap:
 
 
 def main() -> int:
-    """Load the libraries, prepare the plan, report to the server that the zygote is ready, and serve requests."""
+    """Load the libraries, prepare the lockdown, report to the server that the zygote is ready, and serve requests.
+
+    Returns exit status 0 after the server has disconnected. Returns 1 if this machine lacks a required layer.
+    """
     server = socket.socket(fileno=int(sys.argv[1]))
     settings = json.loads(sys.argv[2])
     work, readable = importlib.import_module(settings["work"]).load()

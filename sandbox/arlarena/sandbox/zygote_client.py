@@ -1,6 +1,7 @@
-"""The client of the zygote. It runs in "the server", the process with the sandbox object.
+"""The client of the zygote. It runs in the server, which is the process with the sandbox object.
 
-The client starts the zygote, requests forks, receives their exit statuses, and detects the death of the zygote.
+The zygote is a process that forks itself for each execution of a program (`zygote.py`). The client starts the zygote,
+requests forks, receives their exit statuses, and detects the death of the zygote.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ ENVIRONMENT = {
     "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
     "LC_ALL": "C.UTF-8",
     "HOME": "/",
-    "PYTHONHASHSEED": "0",  # makes the order of sets deterministic, because sympy's output depends on this order
+    "PYTHONHASHSEED": "0",  # makes the order of sets deterministic; sympy's output depends on this order
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -36,8 +37,10 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class ForkExit:
-    """How a fork ended. `status`: the exit code, or -n if signal n ended the fork. `cpu_s`: seconds of CPU time.
-    `memory_mb`: peak memory in MiB.
+    """How a fork ended.
+
+    `status`: the exit code, or -n if signal number n ended the fork. `cpu_s`: CPU time in seconds. `memory_mb`: peak
+    memory in MiB.
     """
 
     status: int
@@ -50,23 +53,25 @@ class ZygoteDied(SandboxError):
 
 
 class ZygoteProcess:
-    """The server's handle of a zygote process.
+    """The server's connection to one zygote process. Thread-safe.
 
-    `layers`: the active protection layers of the forks. `uid`: id of the user of the forks. `warning`: the reason why
-    forks run as root, and the fix; "" if they do not run as root.
+    `layers`: the active protection layers of the forks. `uid`: id of the user that runs the forks. `warning`: if this
+    user is root, the reason and the fix; else "".
     """
 
     def __init__(self, work: str, required: Sequence[str], start_s: float) -> None:
         """Start a zygote and wait until it is ready.
 
+        `work`: name of a module with a function `load` (see `zygote.py`). `required`: names of the required layers.
+
         Raises:
-            SandboxUnavailable: a required layer is not available on this machine.
-            SandboxError: the zygote ended, or did not start within `start_s` seconds.
+            SandboxUnavailable: this machine lacks a required layer or libseccomp.
+            SandboxError: the zygote ended, or was not ready within `start_s` seconds.
         """
         self._socket, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `close`)
-        # The zygote gets the module search path of this process. It does not get the environment variables of this
-        # process or the user's site packages.
+        # The zygote gets this process's module search path. It gets neither this process's environment variables nor
+        # the user's site packages.
         code = f"import sys; sys.path[:] = {sys.path!r}; from {__package__}.zygote import main; sys.exit(main())"
         settings = json.dumps({"work": work, "required": list(required)})
         with peer:
@@ -91,7 +96,7 @@ class ZygoteProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the zygote accepts requests."""
+        """True until the zygote has died or `close` was called."""
         return not self._dead
 
     @property
@@ -100,10 +105,11 @@ class ZygoteProcess:
         return self._process.pid
 
     def fork(self, descriptors: Sequence[int], limits: ExecutionLimits) -> tuple[int, Future[ForkExit]]:
-        """Start an execution.
+        """Start an execution. Returns (the execution's number, a future of the fork's `ForkExit`).
 
-        `descriptors`: the payload, standard output and standard error. Returns the execution's number, and a future for
-        the fork's `ForkExit`.
+        `descriptors`: file descriptors of the payload, standard output and standard error. `limits`: only `cpu_s` and
+        `memory_mb` are used. If the zygote cannot fork, the future raises `SandboxError`. If the zygote dies, the
+        future raises `ZygoteDied`.
 
         Raises:
             ZygoteDied: the zygote has died.
@@ -119,17 +125,17 @@ class ZygoteProcess:
         except OSError as error:
             if isinstance(error, ConnectionError):
                 with self._lock:
-                    self._dead = True  # `_listen` may detect the end too late: the next try must start a new zygote
+                    self._dead = True  # now, because the next attempt must start a new zygote; `_listen` may be late
             raise ZygoteDied(f"the zygote cannot be reached: {error}") from error
         return number, future
 
     def kill(self, number: int) -> None:
-        """Kill an execution that has not ended. The execution's future completes when the fork has ended."""
+        """Kill the execution with this number. Its future completes when its fork has ended."""
         with contextlib.suppress(OSError):
             self._socket.send(json.dumps({"id": number, "kill": True}).encode())
 
     def close(self) -> None:
-        """End the zygote and its forks."""
+        """End the zygote and its forks. The futures of unfinished executions then raise `ZygoteDied`."""
         self._process.kill()
         self._process.wait()
         self._fail("the zygote was stopped")
@@ -176,7 +182,7 @@ class ZygoteProcess:
             future.set_exception(ZygoteDied(why))
 
     def _last_error_line(self) -> str:
-        """Return the last line that the zygote wrote to standard error."""
+        """Return the last line that the zygote wrote to standard error, or its exit code if it wrote nothing."""
         with contextlib.suppress(OSError, ValueError):
             self._errors.seek(0)
             lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()

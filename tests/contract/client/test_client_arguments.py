@@ -211,7 +211,7 @@ CONSTRUCTORS = {
         (None, TypeError, "a service address must be a string like http://127.0.0.1:8000, not None"),
         (8000, TypeError, "a service address must be a string"),
         (b"http://127.0.0.1:8000", TypeError, "a service address must be a string"),
-        ("", ValueError, "'' is not a service address; give one like"),
+        ("", ValueError, "'' is not a service address; write it like"),
         ("localhost:8000", ValueError, "'localhost:8000' is not a service address"),
         ("http://", ValueError, "is not a service address"),
         ("ws://localhost:8000", ValueError, "is not a service address"),
@@ -305,7 +305,7 @@ def test_sync_calls_need_one_value_for_each_session(url):
             (None, TypeError, "tasks must be a list with one entry for each session, not None"),
             ({"index": 1, "split": "train"}, TypeError, "tasks must be a list with one entry for each session, not {"),
             ([1, 2], TypeError, "a task must be a dictionary such as .*, not 1"),
-            ([{}, {"idx": 1}], ValueError, "a task has no key 'idx'; known: split, index, seed, task_id, episode_id"),
+            ([{}, {"idx": 1}], ValueError, "a task has the unknown key 'idx'; known: split, index, seed, task_id"),
         ):
             with pytest.raises(kind, match=message):
                 client.reset_all(sessions, given)

@@ -104,7 +104,7 @@ async def push(directory, url):
 async def test_a_file_that_the_manifest_does_not_list_is_not_sent(versions, tmp_path, name):
     name = name.replace("{secret}", str(tmp_path / "secret.txt"))
     async with served(lambda request: {"files": [name], "base": None}) as (hostile, url):
-        with pytest.raises(PushRefused, match=r"which the manifest of v000002.* does not list"):
+        with pytest.raises(PushRefused, match=r"but the manifest of v000002.* does not list it"):
             await deliver(versions[1], url)
         assert len(hostile.bodies) == 1  # only the announcement
 

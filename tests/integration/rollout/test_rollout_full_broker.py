@@ -103,6 +103,6 @@ async def test_a_broker_that_stays_full_ends_the_worker_with_its_name(
         await trainer.issue(orders())
         await fill(raw)
         running = worker_of(house, tokens, streams, "w0").run(asyncio.Event())
-        with pytest.raises(BrokerFull, match="is full: raise its maxmemory"):
+        with pytest.raises(BrokerFull, match="is full: either raise its maxmemory"):
             await asyncio.wait_for(running, 20)
         await raw.config_set("maxmemory", 0)

@@ -71,7 +71,7 @@ def test_forks_of_root_run_as_the_first_user_that_can_read_the_libraries(
     assert bool(chosen.warning) == (expected[0] == 0)
     if chosen.warning:
         assert f"uid {NOBODY} cannot read {library / 'library_of_identity.py'}" in chosen.warning
-        assert "Fix: start the server as an ordinary user" in chosen.warning
+        assert "Fix: either start the server as an ordinary user" in chosen.warning
 
 
 @as_root

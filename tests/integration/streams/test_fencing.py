@@ -54,7 +54,7 @@ async def test_a_call_after_the_lease_is_lost_changes_nothing(
         other.release()
     before = await contents(redis_url, streams)
     with pytest.raises(
-        TrainerLeaseLost, match=r"this trainer lost its run to trainer other \(pid \d+ on .*\), and stops"
+        TrainerLeaseLost, match=r"trainer other \(pid \d+ on .*\) has taken over the run, so this trainer stops"
     ):
         await call(streams, entry, make_tasks(4)[2:])
     assert await contents(redis_url, streams) == before

@@ -57,7 +57,9 @@ async def test_a_full_broker_refuses_issue_without_changes(streams, memory, make
     with pytest.raises(BrokerFull) as caught:
         await streams.issue(make_tasks(10))
     message = str(caught.value)
-    assert message.startswith(f"the memory of Redis at {streams._link.url} is full: raise its maxmemory, or lower")
+    assert message.startswith(
+        f"the memory of Redis at {streams._link.url} is full: either raise its maxmemory, or lower"
+    )
     assert await streams.outstanding() == {"g0"}
     # A queued task needs no write.
     assert await streams.issue(make_tasks(1)) == 0

@@ -164,6 +164,6 @@ def test_an_existing_file_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     old.write_text("{}")
     new.write_text("mine")
-    with pytest.raises(ConfigError, match="exists: give a file that does not exist"):
+    with pytest.raises(ConfigError, match="already exists: choose another name for the new file"):
         run(monkeypatch, old, new)
     assert new.read_text() == "mine"

@@ -103,7 +103,7 @@ async def test_demonstrations_of_tasks_that_do_not_exist_are_refused(
 
 def test_a_seed_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARLARENA_SEED", "three")
-    with pytest.raises(ConfigError, match="ARLARENA_SEED='three'"):
+    with pytest.raises(ConfigError, match="the variable ARLARENA_SEED = 'three'"):
         load_seed(None)
 
 

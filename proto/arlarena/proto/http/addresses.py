@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 
 
 def service_url(url: str) -> str:
-    """Removes surrounding blanks, trailing slashes and a final `/v1` from `url`. Returns the result.
+    """Returns `url` without white space at both ends, final slashes and a final `/v1`.
 
-    `http://host:8100/v1/` becomes `http://host:8100`. Base URLs for OpenAI's clients end with `/v1`. In this code, each
-    route begins with `/v1` instead.
+    For `http://host:8100/v1/`, returns `http://host:8100`. The base URL of an OpenAI client ends with `/v1`. In this
+    repository, the routes begin with `/v1` instead.
 
     Raises:
         TypeError: `url` is not a string.
@@ -25,12 +25,12 @@ def service_url(url: str) -> str:
     except ValueError:  # a port that is not a number, or brackets that do not match
         usable = False
     if not usable:
-        raise ValueError(f"{url!r} is not a service address; give one like http://127.0.0.1:8000")
+        raise ValueError(f"{url!r} is not a service address; write it like http://127.0.0.1:8000")
     return base.removesuffix("/v1").rstrip("/") if parts.path.endswith("/v1") else base
 
 
 def is_loopback(host: str) -> bool:
-    """True if only this machine can reach a server that binds `host` (an address or a name)."""
+    """True if `host` (an IP address or a name) is a loopback address. Only this machine can reach such a server."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""HTTP and WebSocket protocols for uvicorn. They limit slow requests, large requests and the number of requests.
+"""HTTP and WebSocket protocols for uvicorn, with limits against slow, large and too many requests.
 
     uvicorn.Config(app, **bounded(HttpLimits(body_bytes=16 << 20)))
 
@@ -7,7 +7,7 @@ Uvicorn does not limit these quantities, and an ASGI application cannot limit th
 - the size and number of headers;
 - the time in which a request arrives;
 - the total memory of unfinished requests.
-Connections over a Unix socket have no limits, because they come from the server's own processes.
+These limits do not apply to connections over a Unix socket, because they come from the server's own processes.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-_CLOSE_TIMEOUT_S = 5.0  # time for sending the last bytes of a connection before it is aborted
-_SPARE_DESCRIPTORS = 64  # file descriptors for files and other sockets; all other descriptors are for connections
+_CLOSE_TIMEOUT_S = 5.0  # time for sending the last bytes of a connection, before the connection is aborted
+_SPARE_DESCRIPTORS = 64  # file descriptors that are not for connections, but for files and other sockets
 
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
     """Limits of one server process. Sizes are in bytes, times in seconds."""
 
-    body_bytes: int  # maximum size of a body in memory; longer bodies must be streamed
-    held_bytes: int = 64 << 20  # maximum total size of all requests and WebSocket messages without a response so far
+    body_bytes: int  # maximum size of a request body in memory; the application must stream larger bodies
+    held_bytes: int = 64 << 20  # maximum total size of all requests and WebSocket messages that have no response yet
     frame_bytes: int = 1 << 20  # maximum size of a WebSocket message
-    # Maximum number of connections. A further connection closes the longest idle connection. If no connection is idle,
-    # the further connection gets status 503.
+    # Maximum number of connections. If another client connects, the server closes the connection that has been idle for
+    # the longest time. If no connection is idle, the new connection gets status 503.
     connections: int = 4096
     header_bytes: int = 64 << 10  # maximum total size of the request target and all headers
     headers: int = 128  # maximum number of headers
-    header_s: float = 10.0  # time limit for the headers of a request, from the connection or the request's first byte
-    body_s: float = 10.0  # interval between two checks of a body against `body_rate`
-    body_rate: int = 1024  # minimum bytes per second of a body
-    write_s: float = 120.0  # maximum time in which a client reads nothing of a response
+    header_s: float = 10.0  # time limit for the headers of a request, from the connection or from the first byte
+    body_s: float = 10.0  # interval between two checks that a body arrives at `body_rate` or faster
+    body_rate: int = 1024  # minimum bytes per second of an arriving request body
+    write_s: float = 120.0  # if a client reads nothing of a response for this time, the connection is closed
     streamed: re.Pattern[bytes] | None = None  # paths whose bodies are streamed and do not count towards `held_bytes`
     pipelined: int = 16  # maximum number of requests or WebSocket messages that wait for a response
     fragments: int = 1024  # maximum number of fragments of one WebSocket message
 
 
 def bounded(limits: HttpLimits) -> dict[str, Any]:
-    """Returns arguments for `uvicorn.Config`. Call this function once per server: all connections of a server share the
-    limits.
+    """Returns arguments for `uvicorn.Config` that apply `limits`. Call this function once for each server, because all
+    connections of a server share the limits.
     """
     shared = _Shared(limits)
     http = type("BoundedHttp", (_Http,), {"shared": shared})
@@ -68,17 +68,17 @@ class _Shared:
         descriptors = _raise_descriptor_limit() - _SPARE_DESCRIPTORS
         self.connections = min(limits.connections, descriptors)
         setting = "max_connections" if limits.connections <= descriptors else "the limit of open files (ulimit -n)"
-        self.full = f"all {self.connections} connections of this server are in use: close some, or raise {setting}"
-        self.held = 0  # bytes of all requests and WebSocket messages without a response so far
+        self.full = f"all {self.connections} connections are in use: either close some of them, or raise {setting}"
+        self.held = 0  # bytes of all requests and WebSocket messages that have no response yet
         self.open = 0
-        self.waiting: dict[_Http, None] = {}  # idle connections, the longest idle first
+        self.waiting: dict[_Http, None] = {}  # idle connections; the first has been idle for the longest time
         self.arriving: dict[_Http | _WebSocket, None] = {}  # connections with an incomplete request or message
 
     def hold(self, connection: _Http | _WebSocket, size: int) -> None:
-        """Count `size` received bytes of a connection.
+        """Count `size` more bytes that `connection` has received.
 
-        If the total of all connections exceeds the limit, the connection with the largest incomplete request is closed.
-        One client therefore cannot use up the limit.
+        If the total of all connections exceeds `held_bytes`, closes the connection with the largest incomplete request.
+        A single client therefore cannot use up the memory of all clients.
         """
         connection.held += size
         self.held += size
@@ -89,12 +89,12 @@ class _Shared:
             victim.close_overloaded()
 
     def release(self, connection: _Http | _WebSocket) -> None:
-        """Stop counting all bytes of a connection, after its last response or when it is closed."""
+        """Subtract all bytes of a connection from the total, after its last response or when it is closed."""
         self.give_back(connection, connection.held)
         self.arriving.pop(connection, None)
 
     def give_back(self, connection: _Http | _WebSocket, size: int) -> None:
-        """Stop counting `size` bytes of a connection."""
+        """Subtract `size` bytes of a connection from the total."""
         self.held -= size
         connection.held -= size
 
@@ -108,9 +108,8 @@ def _is_unix_socket(transport: asyncio.BaseTransport) -> bool:
 def _limit_unread(transport: asyncio.BaseTransport, seconds: float) -> None:
     """Make the kernel close the connection if the client acknowledges no data for `seconds`.
 
-    The write timers of this module start when the transport pauses writing. For the last kilobytes of a response, the
-    transport does not pause. If a client never reads these kilobytes, the closing transport waits until the kernel's
-    limit ends the connection.
+    This module's write timers start only when asyncio's transport pauses writing. The transport does not pause for the
+    last kilobytes of a response. If a client never reads them, only the kernel's limit ends the connection.
     """
     connection = transport.get_extra_info("socket")
     if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
@@ -118,7 +117,7 @@ def _limit_unread(transport: asyncio.BaseTransport, seconds: float) -> None:
 
 
 def _raise_descriptor_limit() -> int:
-    """Raise this process's limit of open files to the hard limit. Returns the new limit."""
+    """Raise this process's soft limit of open files to the hard limit. Returns the new soft limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # macOS may report a hard limit that it does not grant
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -136,8 +135,8 @@ class _Http(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None  # time limit of a request's headers or body
         self._write_timer: asyncio.TimerHandle | None = None
         self._refusal = (400, "Invalid HTTP request received.")
-        self._unparsed = 0  # bytes received since the start of the request or since the last part of its body
-        self._body = self._body_seen = 0  # bytes of the body: all so far, and all before the last `_check_body`
+        self._unparsed = 0  # bytes received since the start of the request, or since the last part of its body
+        self._body = self._body_seen = 0  # received bytes of the body: now, and at the last call of `_check_body`
         self._streamed = False
         self._in_body = False  # the headers are complete, but the body is not
         self._unregistered = False  # the connection is closed or became a WebSocket
@@ -173,7 +172,7 @@ class _Http(HttpToolsProtocol):
         super().handle_websocket_upgrade()
 
     def _unregister(self) -> None:
-        """Stop all timers, and remove this connection from the shared state."""
+        """Stop all timers of this connection, and remove it from the state of all connections."""
         self._unregistered = True
         self._set_timer(None)
         self.shared.release(self)
@@ -185,12 +184,12 @@ class _Http(HttpToolsProtocol):
             self.shared.open -= 1
 
     def _wait_for_request(self) -> None:
-        """Wait for a request. Closes the connection if no request arrives in time."""
+        """Mark this connection as idle. Closes it if the headers of a request do not arrive within `header_s`."""
         self._mark_waiting()
         self._set_timer(self.shared.limits.header_s, self._headers_late)
 
     def _mark_waiting(self) -> None:
-        """Mark this connection as idle, so that the server may close it in favour of a new connection."""
+        """Mark this connection as idle: if there are too many connections, the server may close it."""
         if self._counted:
             self.shared.waiting[self] = None
 
@@ -263,11 +262,11 @@ class _Http(HttpToolsProtocol):
             self._mark_waiting()  # uvicorn's own timer closes an idle connection
 
     def close_overloaded(self) -> None:
-        """Close the connection, because the unfinished requests exceed `held_bytes`."""
-        self._close_with(503, "the server holds too many unfinished requests; try again")
+        """Close this connection, because the unfinished requests of all connections exceed `held_bytes`."""
+        self._close_with(503, "the server has too many unfinished requests; try again later")
 
     def _check_body(self) -> None:
-        """Close the connection if the body arrives too slowly, unless the server has paused reading."""
+        """Close the connection if its request body arrives too slowly and the server has not paused reading."""
         limits = self.shared.limits
         new, self._body_seen = self._body - self._body_seen, self._body
         paused = self.flow.read_paused or self.cycle.waiting_for_100_continue
@@ -279,16 +278,16 @@ class _Http(HttpToolsProtocol):
     # --- refusals ---
 
     def _refuse(self, status: int, message: str) -> None:
-        """Stop parsing the request. Uvicorn then calls `send_400_response`, which sends `status` and `message`."""
+        """Stop parsing the request. Uvicorn then calls `send_400_response`, and it sends `status` and `message`."""
         self._refusal = (status, message)
         raise ValueError(message)
 
     def send_400_response(self, msg: str) -> None:
-        """Send the refusal. Uvicorn calls this method after a parsing error."""
+        """Send the status and message of `_refuse`. Uvicorn calls this method after a parsing error."""
         self._close_with(*self._refusal)
 
     def _close_with(self, status: int, message: str) -> None:
-        """Close the connection. If no response has started, send an error response first."""
+        """Close the connection. If the current response has not started, first send an error with `status`."""
         if self.transport.is_closing():
             return
         started = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
@@ -358,7 +357,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
             self.shared.arriving.pop(self, None)
 
     def close_overloaded(self) -> None:
-        """Close the connection, because the unfinished requests exceed `held_bytes`."""
+        """Abort this connection, because the unfinished requests of all connections exceed `held_bytes`."""
         self.transport.abort()
 
     def send_receive_event_to_app(self) -> None:
@@ -371,7 +370,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
 
     async def receive(self) -> ASGIReceiveEvent:
-        """Return the next message. The previous message has been processed, so its bytes no longer count."""
+        """Return the next message. The application has processed the previous message, so its bytes no longer count."""
         self.shared.give_back(self, min(self._processing, self.held))
         self._processing = 0
         message = await super().receive()

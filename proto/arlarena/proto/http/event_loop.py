@@ -7,8 +7,8 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# By default, Python collects garbage after each 700 new objects. A batch of steps creates thousands of objects. With
-# 16,384 sessions in one client, these collections took a third of the client's CPU time.
+# By default, Python collects garbage each time when 700 more objects exist. A batch of steps creates thousands of
+# objects. With 16,384 sessions in one client, garbage collection took a third of the client's CPU time.
 THRESHOLDS = (20_000, 20, 20)
 
 
@@ -23,7 +23,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 @contextmanager
 def rare_garbage_collection() -> Iterator[None]:
-    """Collect garbage rarely inside the `with` block. The collector ignores objects from before the block.
+    """Inside the `with` block, collect garbage rarely, and ignore objects that were created before the block.
 
     Large objects in reference cycles are freed late, so use this function only in processes without such objects.
     """

@@ -13,10 +13,10 @@ from arlarena.proto.telemetry import Logger
 
 @contextmanager
 def served_metrics(collector: Collector, host: str, port: int | None, log: Logger) -> Iterator[int]:
-    """Serve the metrics of `collector` as `GET /metrics` until the context ends. A thread sends the responses.
+    """Serve the metrics of `collector` as `GET /metrics` until the `with` block ends. A thread sends the responses.
 
-    `port`: 0 selects a free port; None serves nothing. Yields the opened port, or 0 if no port is open. If the port
-    cannot be opened, a warning is logged and the run continues without metrics.
+    `port`: 0 selects a free port; None serves nothing. Yields the number of the opened port, or 0 if none is open. If
+    the port cannot be opened, logs a warning and continues without metrics.
     """
     if port is None:
         yield 0

@@ -13,10 +13,11 @@ SCHEMA = 2
 
 
 class TurnLine(msgspec.Struct):
-    """A turn. `turn`: the turn's number, from 0. `logprob`: sum of the log-probs of the reply's tokens, in nats.
+    """A turn of an episode in an episodes file.
 
-    `version`: text of the weight version that sampled the reply's first token. `response_tokens`: length of the reply,
-    in tokens. `trajectory.Turn` describes the other keys.
+    `turn`: the turn's number, from 0. `logprob`: sum of the log-probs of the reply's tokens, in nats. `version`: text
+    of the weight version that sampled the reply's first token. `response_tokens`: number of the reply's tokens.
+    `trajectory.Turn` describes the other keys.
     """
 
     turn: int = 0
@@ -36,7 +37,7 @@ class TurnLine(msgspec.Struct):
 
     @classmethod
     def of(cls, number: int, turn: Turn) -> TurnLine:
-        """Returns the line of a recorded turn."""
+        """Returns the `TurnLine` of the turn with this number. Values are rounded, and tokens are left out."""
         return cls(
             turn=number,
             observation=turn.observation,
@@ -55,7 +56,7 @@ class TurnLine(msgspec.Struct):
         )
 
     def to_turn(self) -> Turn:
-        """Returns the turn without tokens."""
+        """Returns the turn. It has no tokens, because the line has none. An invalid `version` is left out."""
         try:
             version = PolicyVersion.parse(self.version) if self.version else None
         except ValueError:
@@ -81,7 +82,7 @@ class TurnLine(msgspec.Struct):
 
 
 class EpisodeLine(msgspec.Struct):
-    """An episode. `return_`: sum of the rewards.
+    """One episode: a line of an episodes file. `return_`: sum of the rewards, without discount.
 
     `trajectory.Task`, `trajectory.Trajectory` and `env_api.Metadata` describe the other keys.
     """
@@ -110,7 +111,7 @@ class EpisodeLine(msgspec.Struct):
     def of(
         cls, task: Task, trajectory: Trajectory, *, optimal_moves: int | None, final_observation: str
     ) -> EpisodeLine:
-        """Returns the line of a recorded episode."""
+        """Returns the `EpisodeLine` of the episode `trajectory` of `task`. `final_observation`: after the last turn."""
         return cls(
             id=trajectory.id,
             task=task.id,
@@ -133,7 +134,7 @@ class EpisodeLine(msgspec.Struct):
         )
 
     def to_task(self, seed: int) -> Task:
-        """Returns the task. `seed`: used if the line has no seed. An unknown index becomes -1."""
+        """Returns the episode's task. `seed`: replaces a missing seed. An unknown index becomes -1."""
         environment, _, rest = self.task.partition("/")
         split, _, index = rest.partition("/")
         number = int(index) if index.isascii() and index.isdigit() and len(index) < 19 else -1
@@ -142,7 +143,7 @@ class EpisodeLine(msgspec.Struct):
         return Task(environment, self.split or split, chosen, self.seed if self.seed is not None else seed, name)
 
     def to_trajectory(self) -> Trajectory:
-        """Returns the episode without tokens."""
+        """Returns the episode. Its turns have no tokens, because the line has none."""
         return Trajectory(
             id=self.id,
             seed=self.seed or 0,

@@ -1,12 +1,12 @@
 """The files `RUN/records/step-NNNNNN.records`: recorded groups, with the values that the loss used.
 
-    StepRecord    one per file: the method, its clip bounds, the number of groups by outcome
+    StepRecord    one per file: the method, its clip bounds, the number of groups for each outcome
     GroupRecord   a group, its outcome and the reason, and one `MemberRecord` for each episode
-    MemberRecord  the advantages of each turn, and the `TurnFigures` of each turn used for training
+    MemberRecord  the advantages of each turn, and the `TurnFigures` of each turn that was used for training
 
 A file is a sequence of frames. A frame is the length of the data (4 bytes, little-endian), then the data. The data is
-one record in MessagePack, compressed by zstandard. The first frame contains the `StepRecord`. Each group has its own
-frame, so a reader can read a group at a known offset.
+one record in MessagePack, compressed with zstandard. The first frame contains the `StepRecord`. Each other frame
+contains one `GroupRecord`, so a reader can read a single group if it knows the frame's offset.
 
 `TurnFigures` come from the forward pass of the update that used the group. They have one value for each sampled token
 (loss mask 1) of the turn, in order.
@@ -26,7 +26,7 @@ from arlarena.proto.trajectory import Group, SchemaError
 
 SCHEMA = 1
 FOLDER = "records"
-# Level of zstandard. At this level, compression takes less time than it saves in writing.
+# Compression level of zstandard. At this level, the compression takes less time than it saves in writing to disk.
 LEVEL = 3
 LENGTH_BYTES = 4
 
@@ -41,11 +41,12 @@ class TurnFigures(msgspec.Struct, frozen=True):
 
     Attributes:
         log_probs: log π_θ before the update, float32 [S], nats.
-        old_log_probs: log π_old, the denominator of the ratio, float32 [S], nats. Empty: the sampler's log-probs.
-        reference_log_probs: log-probs of the reference policy, float32 [S], nats. Empty: the loss had no KL term.
         entropies: entropy of the policy, float32 [S], nats.
-        ratios: importance ratio at the recipe's level, float32 [S].
-        clip: uint8 [S]; 0: the ratio is within [1 - ε_lo, 1 + ε_hi]; 1: below; 2: above.
+        ratios: importance ratio at the recipe's level (`StepRecord.ratio_level`), float32 [S].
+        clip: uint8 [S]. 0: the ratio is within [1 - ε_lo, 1 + ε_hi]; 1: the ratio is below; 2: the ratio is above.
+        old_log_probs: log π_old, the denominator of the ratio, float32 [S], nats. If empty, the loss used the sampler's
+            log-probs.
+        reference_log_probs: log-probs of the reference policy, float32 [S], nats. Empty if the loss had no KL term.
         kept: False if the sequence mask removed this turn's row from the policy loss.
     """
 
@@ -59,18 +60,19 @@ class TurnFigures(msgspec.Struct, frozen=True):
 
 
 class MemberRecord(msgspec.Struct, frozen=True):
-    """One episode of a recorded group. A tuple has one value for each turn. It is empty if nothing was computed.
+    """One episode of a recorded group. Each tuple has one value for each turn, or is empty if nothing was computed.
 
     Attributes:
-        status: `trained`: used for training; `stale`: too old; `no_action`: a turn has no action; `not_trained`: the
-            group was not used for training.
-        reason: why the episode was not used for training; "" if it was used.
-        age: training steps between the oldest sampling version and the update; None if the version is unknown.
-        episode_advantages: A_E.
-        step_advantages: A_S, before multiplication by ω.
-        advantages: the advantage in the loss, including `advantage_scale`.
-        anchor_sizes: number of the group's turns with the same anchor as this turn.
-        turns: the figures of each turn; empty if the episode was not used for training.
+        status: `trained`: the update used the episode. `stale`: the episode was too old. `no_action`: a turn of the
+            episode has no action. `not_trained`: no update used the group.
+        reason: why no update used the episode; "" if an update used it.
+        age: number of training steps from the oldest weights that sampled the episode to the update. None if the
+            weights are unknown.
+        episode_advantages: the episode advantage A_E.
+        step_advantages: the step advantage A_S, before multiplication by ω.
+        advantages: the advantage in the loss, after multiplication by `advantage_scale`.
+        anchor_sizes: number of turns in the group with the same anchor state as this turn.
+        turns: the values that the loss used; empty if no update used the episode.
     """
 
     status: MemberStatus
@@ -84,10 +86,10 @@ class MemberRecord(msgspec.Struct, frozen=True):
 
 
 class GroupRecord(msgspec.Struct, frozen=True):
-    """A group that a step collected, and the group's outcome.
+    """A group that a training step collected, and the group's outcome.
 
-    `reason`: why the group was not used for training; "" if it was used. `update`: the optimiser update that used the
-    group, counted from 0 within the step; None if no update used the group.
+    `reason`: why no update used the group; "" if an update used it. `update`: number of the optimiser update that used
+    the group, from 0 within the step; None if no update used the group.
     """
 
     group: Group
@@ -100,19 +102,19 @@ class GroupRecord(msgspec.Struct, frozen=True):
 
 
 class StepRecord(msgspec.Struct, frozen=True):
-    """The first record of a file: describes the training step.
+    """The first record of a file. It describes the training step.
 
     Attributes:
         step: the training step, from 1.
         weights: text of the `PolicyVersion` before the step.
         recipe: the method's name.
-        ratio_level: token, turn, row or trajectory.
-        clip_low: ε_lo.
-        clip_high: ε_hi.
-        mask_delta: δ of the sequence mask; None: the recipe has no sequence mask.
+        ratio_level: the unit of one importance ratio: token, turn, row or trajectory.
+        clip_low: ε_lo; the lower clip bound is 1 - ε_lo.
+        clip_high: ε_hi; the upper clip bound is 1 + ε_hi.
+        mask_delta: δ of the sequence mask; None if the recipe has no sequence mask.
         policy_anchor: `bypass` or `decoupled`.
         complete: whether the file has all groups of the step.
-        groups: number of the step's groups by outcome, including groups that are not in the file.
+        groups: {outcome: number of the step's groups}, including groups that are not in the file.
     """
 
     step: int
@@ -137,21 +139,21 @@ class _RecordHeader(msgspec.Struct):
 
 
 def record_path(run: Path, step: int) -> Path:
-    """Returns the path of the file of a step."""
+    """Returns the path of the records file of a training step. `run`: the run's directory."""
     return run / FOLDER / f"step-{step:06d}.records"
 
 
 def encode_frame(record: StepRecord | GroupRecord) -> bytes:
-    """Returns one frame of a file: the length and the compressed record."""
+    """Returns the frame of a record for `write_records`: the length and the compressed record."""
     data = zstandard.ZstdCompressor(level=LEVEL, write_content_size=True).compress(_encoder.encode(record))
     return len(data).to_bytes(LENGTH_BYTES, "little") + data
 
 
 def decode_frame(data: bytes, kind: type[_Record], max_bytes: int) -> _Record:
-    """Decode a frame. `data`: the frame's compressed record, without the length.
+    """Decode the record in a frame. `data`: the frame without its length. `kind`: the expected type of the record.
 
     Raises:
-        SchemaError: the content is malformed, needs more than `max_bytes`, or has another schema.
+        SchemaError: the record is malformed, has more than `max_bytes` bytes, or has another schema.
     """
     try:
         size = zstandard.frame_content_size(data)
@@ -167,7 +169,7 @@ def decode_frame(data: bytes, kind: type[_Record], max_bytes: int) -> _Record:
 
 
 def write_records(path: Path, frames: Iterable[bytes]) -> int:
-    """Write the frames to a file atomically. Returns the size of the file in bytes."""
+    """Write frames of `encode_frame` to the file `path` atomically. Returns the size of the file in bytes."""
     size = 0
     with open_atomic(path) as file:
         for frame in frames:

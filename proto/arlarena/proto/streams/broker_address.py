@@ -1,6 +1,6 @@
-"""Adds the password to the URL of the broker (Redis or Valkey). Users may keep the password outside the URL.
+"""Adds the password to the URL of the broker (Redis or Valkey), because users may keep the password outside the URL.
 
-The first of these sources that contains a password is used:
+The password comes from the first of these sources that has one:
 1. the URL;
 2. the environment variable `REDIS_PASSWORD`;
 3. the file with the path in the environment variable `REDIS_PASSWORD_FILE`;
@@ -21,10 +21,12 @@ FILE_VARIABLE = VARIABLE + FILE_SUFFIX
 
 
 def broker_url(url: str, environment: Mapping[str, str], password_file: str = "") -> str:
-    """Returns `url` with the password. If no source has a password, `url` is returned unchanged.
+    """Returns `url` with the broker's password. If no source has a password, `url` is returned unchanged.
+
+    `environment`: the environment variables. `password_file`: the value of `[redis] password_file`, or "".
 
     Raises:
-        ConfigError: the password file cannot be read or is empty.
+        ConfigError: a password file cannot be read or is empty.
     """
     if url_has_password(url):
         return url
@@ -35,7 +37,7 @@ def broker_url(url: str, environment: Mapping[str, str], password_file: str = ""
 
 
 def with_password(url: str, password: str) -> str:
-    """Returns `url` with `password` in its user information."""
+    """Returns `url` with the percent-encoded `password`. Also registers the password, so that logs mask it."""
     register_secret(password)
     parts = urlsplit(url)
     user, _, host = parts.netloc.rpartition("@")
@@ -43,6 +45,6 @@ def with_password(url: str, password: str) -> str:
 
 
 def url_has_password(url: str) -> bool:
-    """True if the URL contains a password."""
+    """True if `url` contains a password, before the host name or in the query."""
     parts = urlsplit(url)
     return ":" in parts.netloc.rpartition("@")[0] or "password" in parse_qs(parts.query)

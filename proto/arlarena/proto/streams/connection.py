@@ -1,7 +1,7 @@
 """A connection to the broker (Redis or Valkey), with reconnection after failures. Error messages describe the fix.
 
-If the reply to a command is lost, the command is sent again. A repeated script has no further effect. If the reply to a
-read is lost, the delivered entries stay pending and can be claimed again.
+If the reply to a command is lost, the client sends the command again. `lua_scripts.py` describes the effect of repeated
+scripts. If the reply to a read is lost, the entries of this reply stay pending and can be claimed again.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from arlarena.proto.streams.lua_scripts import FENCED
 
 T = TypeVar("T")
 
-# Each blocked reader needs a connection. No process has as many readers as this limit.
+# Each blocking read needs its own connection. No process has this number of concurrent reads.
 _MAX_CONNECTIONS = 4096
-# The first and the longest pause between two attempts, in seconds.
+# The first and the longest pause between two attempts of a command, in seconds.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 _PASSWORD_OPTION = re.compile(r"([?&]password=)[^&#]*")
 _UNQUOTED_PASSWORD = re.compile(r"^([^:]*://[^:]*:).*@", re.DOTALL)
-# Error codes of the broker: the consumer group does not exist; the consumer group was removed during a blocking read.
+# The broker's error codes for a missing consumer group, and for a blocking read whose consumer group was removed.
 _LOST_GROUP = ("NOGROUP", "UNBLOCKED")
 
 
 class StreamError(RuntimeError):
-    """The broker is unreachable or refuses a command. The message has the URL (without password) and the fix."""
+    """The broker is unreachable or refuses a command. The message contains the broker's URL without the password."""
 
 
 class BrokerFull(StreamError):
-    """The broker refuses to write because its memory is full (`maxmemory`). Nothing was written."""
+    """The broker refused a command or script because its memory is full (`maxmemory`). The command changed nothing."""
 
 
 class TrainerLeaseLost(StreamError):
-    """Another trainer has taken the lease of the run. The calling trainer must stop writing. Nothing was written."""
+    """Another trainer has taken the lease of the run. The refused call changed nothing, and the caller must stop."""
 
 
 def redact(url: str) -> str:
     """Returns `url` without its password, for messages and logs."""
     url = _PASSWORD_OPTION.sub(r"\1***", url)
     parts = urlsplit(url)
-    if "@" not in parts.netloc and "@" in url:  # a password with an unquoted '/', '?' or '#'
+    if "@" not in parts.netloc and "@" in url:  # the password contains '/', '?' or '#' without percent-encoding
         return _UNQUOTED_PASSWORD.sub(r"\1***@", url)
     credentials, at, host = parts.netloc.rpartition("@")
     user, colon, _ = credentials.partition(":")
@@ -58,7 +58,7 @@ def redact(url: str) -> str:
 
 
 class Link:
-    """Sends commands and scripts to one broker. `repair` creates missing streams and consumer groups."""
+    """Sends commands and scripts to one broker, and sends them again after temporary failures."""
 
     def __init__(
         self,
@@ -72,18 +72,18 @@ class Link:
         """`timeout_s`: time limit for connecting and for each reply.
 
         `reconnect_s`: maximum time of retries while the broker is unreachable. `full_timeout_s`: maximum time of
-        retries while the broker's memory is full.
+        retries while the broker's memory is full. `repair`: creates missing streams and consumer groups.
 
         Raises:
             StreamError: `url` is not a Redis URL.
         """
         self.url = redact(url)
-        self.losses = 0  # number of failed commands; the broker may have executed them without a reply
+        self.losses = 0  # number of failed attempts; the broker may have executed a command whose reply was lost
         self._reconnect_s, self._full_timeout_s, self._repair = reconnect_s, full_timeout_s, repair
         try:
             self._redis = Redis.from_url(
                 url,
-                # Protocol 3 would change the form of XREADGROUP's reply.
+                # With protocol 3, the reply to XREADGROUP would have another form.
                 protocol=2,
                 socket_timeout=timeout_s,
                 socket_connect_timeout=timeout_s,
@@ -101,18 +101,20 @@ class Link:
             await self._redis.aclose()
 
     async def first_contact(self) -> None:
-        """Connect and run `repair`. Retries while the broker loads its data. Does not retry an unreachable broker.
+        """Connect and run `repair`. Retries while the broker loads its data, but not if the broker is unreachable.
 
         Raises:
+            BrokerFull: a consumer group is missing, and the broker's memory is full.
             StreamError: the broker is unreachable or refuses the connection.
         """
         await self._repeat(self._repair, reconnect_s=0.0)
 
     async def command(self, *args: Any) -> Any:
-        """Execute one command.
+        """Execute one command. Returns the broker's reply. Retries after temporary failures.
 
         Raises:
-            StreamError: the broker is unreachable or refuses the command.
+            BrokerFull: the broker's memory is full for `full_timeout_s`.
+            StreamError: the broker is unreachable for `reconnect_s` or refuses the command.
         """
         return await self._repeat(lambda: self.execute_without_retry(*args))
 
@@ -123,12 +125,14 @@ class Link:
     async def script(
         self, source: str, keys: Sequence[str], args: Sequence[Any], *, full_timeout_s: float | None = None
     ) -> Any:
-        """Run a Lua script. Returns the script's result. The broker caches the script under its hash.
+        """Run the Lua script `source`. Returns the script's result. Retries after temporary failures.
 
-        `full_timeout_s`: replaces the limit of `__init__` for this call.
+        `full_timeout_s`: replaces the `full_timeout_s` of `__init__` for this call.
 
         Raises:
-            StreamError: as for `command`.
+            BrokerFull: the broker's memory is full for `full_timeout_s`.
+            TrainerLeaseLost: another trainer has taken the lease of the run.
+            StreamError: the broker is unreachable for `reconnect_s` or refuses the script.
         """
         run = self._redis.register_script(source)
         return await self._repeat(lambda: run(keys=keys, args=args), full_timeout_s=full_timeout_s)
@@ -136,7 +140,13 @@ class Link:
     async def _repeat(
         self, call: Callable[[], Awaitable[T]], *, reconnect_s: float | None = None, full_timeout_s: float | None = None
     ) -> T:
-        """Await `call()`. Retries while the broker is unreachable, loading or full, or lacks a consumer group."""
+        """Await `call()`, and return its result. Retries until a time limit if the failure is temporary.
+
+        These failures are temporary: the broker is unreachable, loads its data, is full, or has lost a consumer group.
+
+        Raises:
+            StreamError: the failure is not temporary, or the time limit was reached. See `stream_error`.
+        """
         started, pause, group_lost = time.monotonic(), _FIRST_PAUSE_S, False
         reconnect_s = self._reconnect_s if reconnect_s is None else reconnect_s
         full_timeout_s = self._full_timeout_s if full_timeout_s is None else full_timeout_s
@@ -158,32 +168,32 @@ class Link:
 
 
 def keep_alive(url: str) -> dict[str, Any]:
-    """Returns redis-py's option for TCP keep-alive, or {} for a Unix socket, which does not have this option."""
+    """Returns redis-py's option for TCP keep-alive. Returns {} for a Unix socket, because it has no such option."""
     return {} if url.startswith("unix:") else {"socket_keepalive": True}
 
 
 def bad_url_error(url: str, error: Exception) -> StreamError:
-    """Returns the error to raise for a URL that redis-py cannot parse."""
+    """Returns the `StreamError` for a broker URL that redis-py cannot parse. `error`: redis-py's error."""
     hint = "write redis://HOST:PORT/0, rediss://… or unix://…"
-    # redis-py may parse a part of the password as the port, and its message contains that part.
+    # redis-py may interpret a part of the password as the port. Its error message then contains that part.
     detail = "percent-encode special characters of the password" if "@" in url else str(error)
     return StreamError(f"{redact(url)!r} is not the URL of a Redis server: {hint} ({detail})")
 
 
 def stream_error(url: str, error: Exception) -> StreamError:
-    """Returns the error to raise in place of redis-py's `error`. `url`: the broker's URL without password."""
+    """Returns the `StreamError` that replaces redis-py's `error`. `url`: the broker's URL without the password."""
     detail = str(error) or type(error).__name__
     if detail.startswith(FENCED):
         winner = Holder.decode(detail.removeprefix(FENCED).encode())
-        return TrainerLeaseLost(f"this trainer lost its run to {winner}, and stops without writing")
+        return TrainerLeaseLost(f"{winner} has taken over the run, so this trainer stops without writing")
     if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
-        hint = "set REDIS_PASSWORD or REDIS_PASSWORD_FILE, or correct the URL"
+        hint = "either correct the URL, or set REDIS_PASSWORD or REDIS_PASSWORD_FILE"
         return StreamError(f"Redis at {url} refused the user or password: {hint} ({detail})")
     if is_network(error):
-        hint = "start one, or unset REDIS_URL and let `arlarena up` start its own"
+        hint = "either start a Redis server there, or unset REDIS_URL so that `arlarena up` starts its own server"
         return StreamError(f"no Redis at {url}: {hint} ({detail})")
     if is_full(error):
-        hint = "raise its maxmemory, or lower [trainer] staleness or groups_per_step"
+        hint = "either raise its maxmemory, or lower [trainer] staleness or [trainer] groups_per_step"
         return BrokerFull(f"the memory of Redis at {url} is full: {hint} ({detail})")
     if isinstance(error, errors.InvalidResponse):
         return StreamError(f"the server at {url} is not Redis: correct the URL ({detail})")
@@ -191,10 +201,10 @@ def stream_error(url: str, error: Exception) -> StreamError:
 
 
 async def _cancellable(call: Callable[[], Awaitable[T]]) -> T:
-    """Await `call()` without losing a cancellation.
+    """Await `call()`, and return its result. A cancellation of the current task is never lost.
 
     redis-py calls `asyncio.wait_for` for each write. Before Python 3.12, `wait_for` loses a cancellation that arrives
-    when the write ends. Without this function, a worker's renewal loop could continue after its cancellation.
+    at the end of the write. Without this function, a worker's renewal loop could continue after its cancellation.
     """
     task = asyncio.current_task()
     before = task.cancelling() if task else 0
@@ -206,12 +216,12 @@ async def _cancellable(call: Callable[[], Awaitable[T]]) -> T:
 
 
 def is_network(error: Exception) -> bool:
-    """True if the error is a network error. A retry may then succeed."""
+    """True if `error` is a network error, so that a retry may succeed. False for a refused user or password."""
     if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
         return False
     return isinstance(error, errors.ConnectionError | errors.TimeoutError | OSError)
 
 
 def is_full(error: Exception) -> bool:
-    """True if the broker refused a command or a script because its memory is full."""
+    """True if `error` says that the broker's memory is full."""
     return isinstance(error, errors.OutOfMemoryError) or "command not allowed when used memory" in str(error)

@@ -19,13 +19,14 @@ class StreamLimits:
     """The limits of `Streams.connect`, with times in seconds.
 
     Attributes:
-        timeout_s: time limit for connecting and for each reply. A blocking read is split into waits below this limit.
+        timeout_s: time limit for connecting and for each reply. A longer blocking read consists of several commands.
         reconnect_s: maximum time of retries while the broker is unreachable.
-        lease_ttl_s: a lease (a worker's right to play a group) expires this time after the last renewal. All workers
-            must use the same value. Workers renew their leases after a third of this time.
+        lease_ttl_s: time from the last renewal of a lease to its expiry. A lease is a worker's right to play a group.
+            All workers must use the same value. They renew their leases after a third of this time.
         max_deliveries: maximum number of deliveries of a task. If the last delivery fails, the task becomes a dead
             letter.
-        retry_delay_s: pause before a failed task is delivered again. The pause doubles with each delivery.
+        retry_delay_s: pause before a failed task is delivered again. The pause doubles with each delivery, and is at
+            most `lease_ttl_s`.
         full_timeout_s: maximum time of retries while the broker's memory is full.
     """
 
@@ -47,7 +48,10 @@ class StreamLimits:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A notice that replaces a group. `reason`: the task failed too often, or a message is malformed."""
+    """Replaces a group that could not be played or decoded.
+
+    `reason`: why the task failed, or why a message cannot be decoded. `deliveries`: number of deliveries of the task.
+    """
 
     group_id: str
     reason: str
@@ -56,7 +60,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class GroupEntry:
-    """One entry of the stream `groups`. Pass its `stream_id` and `group_id` to `Streams.acknowledge`."""
+    """One entry of the stream `groups`. The caller passes `stream_id` and `group_id` to `Streams.acknowledge`."""
 
     stream_id: str
     item: Group | DeadLetter
@@ -69,10 +73,11 @@ class GroupEntry:
 
 @dataclass(frozen=True, slots=True)
 class GroupLease:
-    """A worker's right to play one group. The lease ends `lease_ttl_s` after the last renewal.
+    """A worker's right to play one group. The lease expires `lease_ttl_s` after its last renewal.
 
-    `deliveries`: the number of deliveries of the task, including this delivery. Deliveries that ended with
-    `release(counted=False)` do not count.
+    `stream_id`: id of the task's entry in the stream `tasks`. `consumer`: name of the worker process. `deliveries`:
+    number of deliveries of the task, including this delivery. Deliveries that ended with `release(counted=False)` do
+    not count.
     """
 
     stream_id: str
@@ -85,9 +90,9 @@ class GroupLease:
 class Depth:
     """The number of entries in a run's streams.
 
-    `tasks_queued`: tasks that no worker has leased so far. `tasks_leased`: tasks that a worker has leased, including
-    tasks that were given back. `groups_waiting`: groups that the trainer has not collected. `groups_collected`: groups
-    that the trainer has collected but not acknowledged. `dead`: dead letters.
+    `tasks_queued`: tasks that were never leased. `tasks_leased`: tasks that were leased at least once, including tasks
+    that were given back. `groups_waiting`: groups that the trainer has not collected. `groups_collected`: groups that
+    the trainer has collected but not acknowledged. `dead`: dead letters in the stream `dead`.
     """
 
     tasks_queued: int
@@ -98,7 +103,7 @@ class Depth:
 
 
 def check_run_name(run: str) -> None:
-    """Check that `run` can be part of a key.
+    """Check that `run` is a valid run name. The broker's keys contain this name.
 
     Raises:
         ValueError: `run` is empty, is too long or contains a forbidden character.
@@ -110,7 +115,7 @@ def check_run_name(run: str) -> None:
 
 
 def group_id_of(stream_id: bytes, fields: Fields) -> str:
-    """Returns the group id of an entry, or a placeholder with the stream id if the entry has no group id."""
+    """Returns the group id in the fields of a stream entry. Without a group id, returns `unknown-<stream id>`."""
     return fields[b"id"].decode(errors="replace") if b"id" in fields else f"unknown-{stream_id.decode()}"
 
 

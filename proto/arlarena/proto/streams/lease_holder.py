@@ -1,4 +1,4 @@
-"""The process that holds or held the trainer's lease of a run (`trainer_lease.py`)."""
+"""Identifies the process that holds the trainer's lease of a run, or that held it before (see `trainer_lease.py`)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process that holds or held a lease.
+    """A process that holds the trainer's lease of a run, or that held it before.
 
-    `incarnation`: random id of the trainer process. `machine`: boot id and pid namespace of the process, as far as the
-    system provides them. `pid`: valid only on this machine and in this namespace. `started`: start time of the process
-    in clock ticks since boot, 0 if unknown. It distinguishes the process from a later process with the same pid.
-    `nonce`: a random value, new for each `acquire`.
+    `incarnation`: random id of the trainer process. `machine`: the machine's boot id and the pid namespace, "" if the
+    system provides neither. `pid`: valid only on `machine`. `started`: start time of the process in clock ticks since
+    boot, 0 if unknown; it differs if a later process gets this pid. `nonce`: a random value, new for each
+    `TrainerLease.acquire`.
     """
 
     incarnation: str
@@ -31,30 +31,33 @@ class Holder:
 
     @classmethod
     def of_this_process(cls, incarnation: str) -> Self:
-        """Returns the holder for the calling process."""
+        """Returns a new `Holder` that describes the calling process."""
         pid = os.getpid()
         _, started = _stat(pid)
         return cls(incarnation, socket.gethostname(), _machine(), pid, started, uuid.uuid4().hex)
 
     @classmethod
     def decode(cls, value: bytes) -> Self:
-        """Decode a key's value. Returns a holder on an unknown machine if the value is invalid."""
+        """Decode a value that `encode` returned. Returns a holder on an unknown machine if the value is invalid."""
         try:
             fields = json.loads(value)
             return cls(**{name: kind(fields[name]) for name, kind in _FIELDS.items()})
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):  # int(Infinity) raises OverflowError
             return cls("unknown", "an unknown host", "unknown", 0, 0, "")
 
     def encode(self) -> bytes:
-        """Returns the holder as the value of a key."""
+        """Returns the holder as JSON. `TrainerLease` stores this value in the lease's key on the broker."""
         return json.dumps(asdict(self), sort_keys=True).encode()
 
     def is_here(self) -> bool:
-        """True if the holder's pid is valid here: the holder has the machine and pid namespace of this process."""
+        """True if the holder's process is on this machine, in the pid namespace of the calling process."""
         return self.host == socket.gethostname() and self.machine == _machine()
 
     def is_alive(self) -> bool:
-        """True if the holder's process runs and is not this process. A zombie does not run. Call only if `is_here`."""
+        """True if the holder's process runs and is not the calling process. A zombie does not count as running.
+
+        Call this method only if `is_here` returns True: on another machine, the pid identifies another process.
+        """
         if self.pid == os.getpid():
             return False
         try:
@@ -74,12 +77,12 @@ _FIELDS = {"incarnation": str, "host": str, "machine": str, "pid": int, "started
 
 
 def last_trainer_key(run: str) -> str:
-    """Returns the key of the most recent holder of the lease of `run`."""
+    """Returns the broker's key that stores the last holder of the trainer's lease of `run`."""
     return f"arl:{{{run}}}:last-trainer"
 
 
 def _machine() -> str:
-    """Returns the boot id and the pid namespace; '' if the system provides neither."""
+    """Returns this machine's boot id and this process's pid namespace, or '' if the system provides neither."""
     parts = []
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
@@ -89,9 +92,10 @@ def _machine() -> str:
 
 
 def _stat(pid: int) -> tuple[str, int]:
-    """Returns the state letter and the start time (clock ticks since boot) of a process; ('', 0) if unknown."""
+    """Returns (state letter, start time in clock ticks since boot) of a process. Returns ('', 0) if unknown."""
     try:
-        # The command's name is in parentheses and may contain blanks and parentheses, so parse after the last ")".
+        # The file contains the command's name in parentheses. The name may contain spaces and parentheses, so the code
+        # parses the text after the last ")".
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         return fields[0], int(fields[19])
     except (OSError, IndexError, ValueError):

@@ -1,31 +1,33 @@
-"""The Lua scripts of `queue.py`. Each script is one atomic change of the queue.
+"""The Lua scripts of `queue.py`. The broker executes each script atomically.
 
 All scripts take the six keys of one training run, in the order of `Streams.keys`. A trainer with a fencing token also
 passes the key of the last trainer, and the token as the last argument. The script then fails if another trainer has
 taken the lease of the run.
 
 If the reply of a script is lost, the client executes the script again. Each script therefore first checks the state of
-the group or the lease. A second execution has no effect.
+the group or the lease, and the second execution has no effect. RECLAIM is an exception: its second execution leases
+another task. The first task is delivered again after its lease expires, and the lost delivery counts.
 
-A group is outstanding from ISSUE until ACKNOWLEDGE or WITHDRAW. Three hashes use the ids of outstanding groups as
-fields:
+A group is outstanding from ISSUE until ACKNOWLEDGE or WITHDRAW. In three hashes, the fields are ids of outstanding
+groups, and these are the values:
 - `issued`: the id of the task's entry in `tasks`;
 - `done`: the id of the group's entry in `groups`, and a receipt (worker name and random id) of the completion;
-- `reasons`: the reason of the group's last failure. The field 'copied ENTRY' marks an unacknowledged entry of `groups`
-  that COPY_GROUP has copied.
+- `reasons`: the reason of the group's last failure. This hash also has fields `copied ENTRY`. ENTRY is the id of an
+  unacknowledged entry in `groups` that COPY_GROUP has copied.
 
-A broker whose memory is full refuses commands that may need memory (flag `denyoom`). A full broker accepts these
-commands only in a script that has already written. The first write of ISSUE, COMPLETE and COPY_GROUP is an XADD, so a
-full broker refuses these scripts. A full broker accepts all other scripts, because they write nothing, or their first
-write needs no memory.
+A broker whose memory is full refuses commands that may need memory (flag `denyoom`). It accepts these commands only in
+a script that has already written. The first write of ISSUE, COMPLETE and COPY_GROUP is XADD, which needs memory.
+A full broker therefore refuses these scripts. It accepts all other scripts, because they write nothing or begin with a
+write that needs no memory.
 """
 
-# Dead letters are stored for debugging. The same failure occurs many times, so a few letters are enough: 300 groups of
-# 50 KB are 15 MB. Older letters are removed, because usually their run has ended or their cause is fixed.
+# The broker stores this number of dead letters for debugging. The same failure occurs many times, so a few dead letters
+# are enough: 300 groups of 50 KB are 15 MB.
 DEAD_LETTERS_KEPT = 300
+# Older dead letters are removed. Usually their run has ended, or the cause of the failure is mended.
 DEAD_LETTER_AGE_S = 7 * 24 * 3600
 
-# The start of a script's error if its fencing token is not the last trainer's token. The last trainer's token follows.
+# If another trainer has taken the lease, a script's error is this word, then the token of that trainer.
 FENCED = "FENCED "
 
 _PRELUDE = (
@@ -37,7 +39,7 @@ if KEYS[7] then
 end
 local tasks, groups, dead, done, issued, reasons = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 
--- The fields of the entry `id` in a stream (`tasks` by default), or nil if the entry does not exist.
+-- Returns the fields of the entry `id` of `stream` (default: `tasks`), or nil if the entry does not exist.
 local function fields_of(id, stream)
   local entry = redis.call('XRANGE', stream or tasks, id, id)[1]
   if not entry then return nil end
@@ -67,8 +69,8 @@ local function store_dead_letter(...)
   drop_old_dead_letters()
 end
 
--- Remove a task, copy it to `dead`, and add a notice to `groups` for the trainer. Copies nothing and adds no notice if
--- the task was already completed or withdrawn. The removal comes first, so the script works on a full broker.
+-- Remove a task, copy it to `dead`, and add a notice to `groups` for the trainer. If the task was already completed or
+-- withdrawn, make no copy and no notice. The removal comes first, so that the script works on a full broker.
 local function make_dead_letter(id, reason, deliveries)
   local fields = fields_of(id)
   remove_task(id)
@@ -83,7 +85,8 @@ local function make_dead_letter(id, reason, deliveries)
   redis.call('HDEL', reasons, group_id)
 end
 
--- The number of deliveries of the entry, or nil if `consumer` no longer holds the delivery with number `expected`.
+-- Returns the number of deliveries of the task `id`. Returns nil if `consumer` no longer has the task, or if the number
+-- is not `expected`.
 local function held(id, consumer, expected)
   local row = redis.call('XPENDING', tasks, 'rollout', id, id, 1)[1]
   if row and row[2] == consumer and row[4] == tonumber(expected) then return row[4] end
@@ -92,8 +95,8 @@ end
 """
 )
 
-# ARGV: pairs of group id and task bytes. Returns the number of added tasks. The broker has lost a task if the task was
-# issued, is not in the stream and has no completed group. ISSUE adds a lost task again.
+# ARGV: pairs of group id and task bytes. Returns the number of added tasks. Adds a task if its group id has neither a
+# task in `tasks` nor a published group. This is so for a new task, and for a task that the broker has lost.
 ISSUE = (
     _PRELUDE
     + """
@@ -111,8 +114,9 @@ return added
 """
 )
 
-# ARGV: consumer, lease time in ms, maximum number of deliveries. Returns {stream id, group id, task bytes, deliveries}
-# of the oldest expired lease, or nil. Expired tasks with the maximum number of deliveries become dead letters.
+# ARGV: consumer, lease time in ms, maximum number of deliveries. Leases the oldest task with an expired lease. Returns
+# {stream id, group id, task bytes, deliveries}, or nil if no lease has expired. If an expired task already has the
+# maximum number of deliveries, it becomes a dead letter.
 RECLAIM = (
     _PRELUDE
     + """
@@ -137,7 +141,8 @@ end
 """
 )
 
-# ARGV: stream id, consumer, delivery number. Because of JUSTID, a renewal does not count as a delivery.
+# ARGV: stream id, consumer, delivery number. Returns 0 if the consumer no longer has the lease. Because of JUSTID, a
+# renewal does not count as a delivery.
 RENEW = (
     _PRELUDE
     + """
@@ -148,8 +153,10 @@ return 1
 )
 
 # ARGV: stream id, group id, group bytes, receipt. Publishes the first completion of a group, even if the worker's lease
-# has expired. Publishes nothing if the group was acknowledged, withdrawn or reset after the worker leased the task. A
-# later task with the same group id has another stream id, so its group is not affected.
+# has expired. Returns 1 if the group was published with this receipt, now or by an earlier execution of the script.
+# Returns 0 and publishes nothing if another call has published the group. Also returns 0 and publishes nothing if the
+# group was acknowledged, withdrawn or reset after the worker leased the task.
+# A later task with the same group id has another stream id, so the script does not change that task.
 COMPLETE = (
     _PRELUDE
     + """
@@ -172,8 +179,8 @@ return 1
 )
 
 # ARGV: stream id, consumer, delivery number, reason or '', idle time in ms, maximum number of deliveries, '1' if this
-# delivery counts. Assigns the entry to a placeholder consumer and sets its idle time. Another worker can lease the task
-# when the idle time reaches the lease time.
+# delivery counts. Assigns the task to a placeholder consumer and sets the task's idle time. Another worker can lease
+# the task when the idle time reaches the lease time. Returns 0 if the consumer no longer has the lease.
 GIVE_BACK = (
     _PRELUDE
     + """
@@ -192,11 +199,12 @@ return 1
 """
 )
 
-# ARGV: stream id of a task, reason, deliveries. For a task that cannot be decoded. A retry would fail again.
+# ARGV: stream id of a task, reason, deliveries. Makes a dead letter of a task that cannot be decoded.
 DEAD_LETTER = _PRELUDE + "make_dead_letter(ARGV[1], ARGV[2], ARGV[3]) return 1"
 
 # ARGV: stream id of an entry of `groups`, group id, reason. Copies an unusable group to `dead`. A second execution
-# makes no second copy. The notice of a dead letter is not copied, because `dead` already has its task.
+# makes no second copy. If the entry is the notice of a dead letter, nothing is copied, because `dead` already has the
+# task.
 COPY_GROUP = (
     _PRELUDE
     + """
@@ -209,8 +217,8 @@ return 1
 """
 )
 
-# ARGV: pairs of the stream id of an entry of `groups` and its group id. Removes the group's fields in the three hashes
-# only if they belong to this entry. They may belong to a later entry, because a group id can be issued again.
+# ARGV: for each group, the stream id of its entry in `groups`, and its group id. Removes the entries. A group id can be
+# issued again, so the fields of the three hashes may belong to a later entry. Such fields are not removed.
 ACKNOWLEDGE = (
     _PRELUDE
     + """
@@ -244,8 +252,8 @@ return known
 """
 )
 
-# Returns the numbers of tasks, leased tasks, groups, collected groups and dead letters. A MULTI transaction would not
-# work here, because a full Redis refuses MULTI.
+# Returns {tasks, leased tasks, groups, collected groups, dead letters}: the number of each. This is a script, because a
+# full Redis would refuse a MULTI transaction.
 DEPTH = (
     _PRELUDE
     + """

@@ -1,34 +1,28 @@
-"""The queue between the trainer and rollout workers. Each run has two streams on Valkey or Redis (7 or newer).
+"""The queue between a run's trainer and its rollout workers: two streams on Valkey or on Redis (7 or newer).
 
     trainer  ── issue, withdraw ─────► tasks ──── lease, renew ──► worker
     trainer  ◄─ collect, acknowledge ─ groups ◄── complete ───────┘
 
 Guarantees, even if any process is killed at any time:
 
-- **Each issued group (the episodes of one task) reaches the trainer once**, as a `Group` or as a `DeadLetter`.
-  `complete` publishes the group, removes the task and records the group id as done. A second call has no effect.
+- **Each issued group (the episodes of one task) reaches the trainer once**, as a `Group` or as a `DeadLetter`. Only
+  the first call of `complete` publishes the group. A worker can complete a group even after its lease has expired.
 - **A worker loses its lease if it stops renewing the lease.** A lease is a worker's right to play one group. After
   `lease_ttl_s` without a renewal, another worker can lease the task. After `max_deliveries` deliveries, the task
-  becomes a dead letter: it is copied to `dead`, and a notice in `groups` informs the trainer. A worker can complete a
-  group even after the lease has expired. Only the first completion is published.
-- **The broker stores collected groups until `acknowledge`.** The trainer acknowledges an entry when a durable
-  checkpoint contains its effect. After a crash, `collect_pending` returns all unacknowledged entries again, in order.
-  The trainer ignores groups that its checkpoint already contains.
-- **`issue` restores lost tasks.** The broker may lose tasks. After a long wait, the trainer therefore issues all
-  outstanding tasks again. `issue` adds only the tasks whose group id is not in the queue.
+  becomes a dead letter: it is copied to `dead`, and a notice in `groups` informs the trainer.
+- **The broker stores collected groups until `acknowledge`.** The trainer acknowledges a group when a durable checkpoint
+  contains the group's effect. After a crash, `collect_pending` returns all unacknowledged groups again, in order. The
+  trainer ignores groups that its checkpoint already contains.
+- **`issue` restores lost tasks.** The broker can lose tasks in a crash. If no group arrives for a long time, the
+  trainer issues all outstanding tasks again. `issue` adds only the lost tasks.
 - **A group id can be used again after `acknowledge` or `withdraw`.** If a worker then completes an earlier task with
-  this id, nothing is published.
-- **Tasks and groups are never trimmed** (no MAXLEN). The trainer limits their number by the number of groups that it
-  issues. The number of dead letters is limited.
-- **A broker whose memory is full refuses `issue`, `complete` and `copy_to_dead_letters`.** These calls raise
-  `BrokerFull` after `full_timeout_s`, and change nothing. All other calls work, and `acknowledge` frees memory.
+  this id, `complete` publishes nothing.
+- **The broker never trims tasks and groups** (no MAXLEN). It trims only dead letters.
+- **A broker whose memory is full loses nothing.** It refuses `issue`, `complete` and `copy_to_dead_letters`. These
+  calls raise `BrokerFull` after `full_timeout_s`, and change nothing. `acknowledge` works, and frees memory.
 
-Durability depends on the broker's append-only file. With `appendfsync always`, no acknowledged write is lost. With
-`everysec`, the writes of the last one or two seconds may be lost. The trainer then issues the outstanding tasks again,
-and ignores groups that it already has. Messages are MessagePack.
-
-The keys of a run share the hash tag `{run}`, so a cluster stores them in one slot. A run has any number of workers and
-one trainer, which holds a lease (`trainer_lease`). Calls with the fencing token of an earlier lease fail.
+Messages are MessagePack. The keys of a run share the hash tag `{run}`, so a cluster stores them in one slot. If another
+trainer takes the lease of the run (`trainer_lease`), the broker refuses the Lua scripts of the first trainer.
 """
 
 from __future__ import annotations
@@ -74,23 +68,23 @@ T = TypeVar("T")
 
 _WORKERS, _TRAINER = "rollout", "trainer"
 _KEYS = ("tasks", "groups", "dead", "done", "issued", "reasons")
-# The longest blocking read, in seconds. A given-back or expired task does not end the read, so it may wait this long.
+# The longest blocking read, in seconds. Only new tasks end a blocking read, so other free tasks may wait this long.
 _SLICE_S = 0.5
-# The number of pending entries that one command claims. 100 groups are a few MB.
+# The maximum number of pending entries that one command claims. 100 groups are a few MB.
 _PAGE = 100
-# The number of groups in one call of a script. A call with 250 groups blocks the broker for about 10 ms.
+# The maximum number of groups in one call of a script. A call with 250 groups blocks the broker for about 10 ms.
 _SCRIPT_PAGE = 250
 
 
 class Streams:
     """The streams of one run, for its trainer or a worker. Safe for concurrent use by the tasks of one event loop.
 
-    All methods raise `StreamError` if the broker is unreachable for `reconnect_s` or refuses a command. They raise
-    `BrokerFull` if the broker's memory is full for `full_timeout_s`.
+    All methods raise `StreamError` if the broker is unreachable for `reconnect_s`, or if the broker refuses a command.
+    `StreamLimits` describes `reconnect_s` and the other limits.
     """
 
     def __init__(self, url: str, run: str, limits: StreamLimits, fencing_token: bytes | None = None) -> None:
-        """Call `connect` instead, which also checks that the broker is reachable."""
+        """Call `connect` instead. `connect` also checks that the broker is reachable."""
         check_run_name(run)
         self.run, self.limits = run, limits
         self.keys = tuple(f"arl:{{{run}}}:{name}" for name in _KEYS)
@@ -107,7 +101,7 @@ class Streams:
         self._collecting = asyncio.Lock()
         self._backlog: deque[RawEntry] = deque()  # entries that are claimed, but not yet delivered to the caller
         self._delivered: set[str] = set()  # stream ids that are delivered to the caller, but not yet acknowledged
-        self._backlog_incomplete = True  # both may lack entries that this consumer has claimed
+        self._backlog_incomplete = True  # the backlog may lack undelivered entries that this consumer has claimed
 
     @classmethod
     async def connect(
@@ -125,11 +119,14 @@ class Streams:
     ) -> Self:
         """Connect to a redis://, rediss:// or unix:// URL, and create missing streams and consumer groups.
 
-        `StreamLimits` documents the limits. `connect` does not retry an unreachable broker. `fencing_token`: the
-        `TrainerLease.token`. If another trainer has the lease, all calls that change the streams raise
-        `TrainerLeaseLost`.
+        `StreamLimits` describes the limits. `connect` does not retry if the broker is unreachable.
+
+        `fencing_token`: the trainer passes its `TrainerLease.token`; workers pass nothing. If another trainer has taken
+        the lease, calls with this token raise `TrainerLeaseLost` and change nothing. The methods `collect`,
+        `collect_pending`, `outstanding` and `dead_letters` do not send the token, so the broker does not refuse them.
 
         Raises:
+            BrokerFull: a consumer group is missing, and the broker's memory is full.
             StreamError: the broker at `url` is unreachable or refuses the connection.
             ValueError: the run's name or a limit is invalid.
         """
@@ -153,7 +150,7 @@ class Streams:
         await self.close()
 
     async def issue(self, tasks: Sequence[GroupTask]) -> int:
-        """Queue all `tasks` whose group is not outstanding. Returns the number of added tasks.
+        """Queue `tasks`, except tasks whose group is queued or published. Returns the number of added tasks.
 
         Raises:
             BrokerFull: the broker's memory is full. No task was added.
@@ -164,22 +161,22 @@ class Streams:
         return int(await self._script(scripts.ISSUE, *pairs))
 
     async def outstanding(self) -> set[str]:
-        """Returns the ids of groups that are queued, leased, or published but not acknowledged."""
+        """Returns the ids of the outstanding groups (from `issue` until `acknowledge` or `withdraw`)."""
         return {group_id.decode() for group_id in await self._link.command("HKEYS", self._issued)}
 
     async def withdraw(self, group_ids: Iterable[str]) -> int:
-        """Remove the tasks of groups and free the group ids. Returns how many of these groups were outstanding.
+        """Remove the tasks of groups, and free the group ids. Returns how many of the groups were outstanding.
 
-        If a worker plays a removed task, its `renew` returns False and its `complete` publishes nothing. Groups that
-        are already published stay in `groups` until the trainer acknowledges them.
+        If a worker plays a removed task, `renew` and `complete` return False for it. Published groups stay in the
+        stream `groups` until the trainer acknowledges them.
         """
         return sum([int(await self._script(scripts.WITHDRAW, *page)) for page in _pages(list(group_ids))])
 
     async def collect(self, *, consumer: str, count: int, block_s: float) -> list[GroupEntry]:
-        """Collect up to `count` new entries, oldest first. Waits up to `block_s` seconds for the first entry.
+        """Collect up to `count` new groups, oldest first. Returns [] if no group arrives within `block_s` seconds.
 
-        An entry that cannot be decoded is returned as a `DeadLetter` with the reason. It is also copied to `dead` if
-        the broker is not full. Entries stay pending for `consumer` until `acknowledge` is called.
+        If a group cannot be decoded, its entry has a `DeadLetter` with the reason, and the broker copies the group to
+        the stream `dead`. A full broker makes no copy. All entries stay pending for `consumer` until `acknowledge`.
         """
         deadline = time.monotonic() + block_s
         async with self._collecting:
@@ -193,10 +190,10 @@ class Streams:
             return self._deliver(entries)
 
     async def collect_pending(self, *, consumer: str) -> list[GroupEntry]:
-        """Collect all entries that were collected by any consumer and not acknowledged, oldest first.
+        """Collect all unacknowledged groups again, oldest first. Any consumer may have collected them before.
 
-        The entries are assigned to `consumer`. A resumed trainer calls this method first. A later call may return
-        entries that the caller already has. The caller must ignore these entries.
+        The broker assigns the groups to `consumer`. A resumed trainer calls this method first. A later call also
+        returns groups that the caller already has. The caller must ignore these groups.
         """
         async with self._collecting:
             self._backlog_incomplete = True
@@ -206,18 +203,19 @@ class Streams:
             return self._deliver(entries)
 
     async def acknowledge(self, entries: Mapping[str, str]) -> None:
-        """Remove entries ({stream id: group id}) and free their group ids. Save a durable checkpoint before this call.
+        """Remove entries of the stream `groups`, and free their group ids. Save a durable checkpoint before this call.
 
-        Unknown ids are ignored. A repeated call has no effect, even if the same group was issued again.
+        `entries`: {stream id: group id}. Unknown ids are ignored. A repeated call has no effect, even if the group id
+        was issued again after the first call.
         """
         for page in _pages(list(entries.items())):
             await self._script(scripts.ACKNOWLEDGE, *(part for pair in page for part in pair))
             self._delivered.difference_update(stream_id for stream_id, _ in page)
 
     async def copy_to_dead_letters(self, entry: GroupEntry, reason: str) -> None:
-        """Copy an unusable group to the dead letters. A second call makes no second copy.
+        """Copy the unusable group of `entry` to the dead letters. A second call makes no second copy.
 
-        The caller must also `acknowledge` the entry. Acknowledged entries and dead letters are not copied.
+        The caller must also `acknowledge` the entry. Acknowledged entries and notices of dead letters are not copied.
 
         Raises:
             BrokerFull: the broker's memory is full. The group was not copied. Call again later.
@@ -237,7 +235,7 @@ class Streams:
     async def reset(self) -> None:
         """Remove all tasks, groups and dead letters of this run, so that a new run can have the same name.
 
-        If a worker completes a removed task, nothing is published. The trainer's lease does not change.
+        If a worker completes a removed task, `complete` publishes nothing. The trainer's lease does not change.
         """
         async with self._collecting:
             await self._script(scripts.RESET)
@@ -247,8 +245,8 @@ class Streams:
     async def lease(self, *, consumer: str, block_s: float) -> GroupLease | None:
         """Lease a task. Returns None if there is no task for `block_s` seconds.
 
-        Tasks that were given back or whose lease expired come before new tasks. Older tasks come before newer tasks.
-        `consumer`: name of the worker process. The name must be unique among the running processes.
+        Tasks with an expired lease and tasks that were given back come first, then new tasks. Within these two kinds,
+        older tasks come first. `consumer`: a name for the worker process, unique among the running processes.
         """
         deadline = time.monotonic() + block_s
         while True:
@@ -262,13 +260,14 @@ class Streams:
                 return lease
 
     async def renew(self, lease: GroupLease) -> bool:
-        """Renew the lease for `lease_ttl_s`. Returns False if another worker has the task or the task was removed."""
+        """Renew the lease for `lease_ttl_s`. Returns False if another worker has the task, or the task was removed."""
         return bool(await self._script(scripts.RENEW, lease.stream_id, lease.consumer, lease.deliveries))
 
     async def complete(self, lease: GroupLease, group: Group) -> bool:
-        """Publish `group` and remove its task, in one script.
+        """Publish `group` and remove its task. Returns True if this call published the group.
 
-        Returns False if another worker completed the group, or if the group is a dead letter or was withdrawn or reset.
+        Returns False if this worker or another worker published the group before. Also returns False if the task has
+        become a dead letter, or if `withdraw` or `reset` removed the task.
 
         Raises:
             BrokerFull: the broker's memory is full. Nothing was published. Renew the lease and call again later.
@@ -276,23 +275,24 @@ class Streams:
         """
         if group.id != lease.task.group_id:
             raise ValueError(f"the lease is for group {lease.task.group_id!r}, not {group.id!r}")
-        # The receipt distinguishes a repeated call of this worker from a completion by another worker.
+        # If the reply is lost, the script runs again. It recognises this receipt and returns 1 again.
         receipt = f"{lease.consumer} {uuid.uuid4().hex}"
         return bool(await self._script(scripts.COMPLETE, lease.stream_id, group.id, encode(group), receipt))
 
     async def release(self, lease: GroupLease, *, counted: bool = True) -> None:
-        """Give the task back, so that another worker can lease it at once. Has no effect if the lease is lost.
+        """Give the task back. Another worker can then lease it at once. Has no effect if another worker has the task.
 
-        With `counted=False`, the delivery does not count towards `max_deliveries`. Workers pass this at a shutdown.
+        With `counted=False`, the delivery does not count towards `max_deliveries`. Workers pass `counted=False` when
+        they shut down. With `counted=True`, a task with `max_deliveries` deliveries becomes a dead letter.
         """
         await self._give_back(lease, "", 0.0, counted)
 
     async def fail(self, lease: GroupLease, reason: str, *, final: bool = False) -> None:
-        """Give the task back after an infrastructure failure. Has no effect if the lease is lost.
+        """Give the task back after an infrastructure failure. Has no effect if another worker has the task.
 
-        The task is delivered again after `retry_delay_s`. This delay doubles with each delivery. After the last
-        delivery, the task becomes a dead letter with `reason`. With `final=True`, the task becomes a dead letter at
-        once. Use `final=True` if a retry would fail in the same way.
+        Another worker can lease the task after `retry_delay_s`. The delay doubles with each delivery, and is at most
+        `lease_ttl_s`. After `max_deliveries` deliveries, the task becomes a dead letter with `reason`. Use `final=True`
+        if a retry would fail again: the task then becomes a dead letter at once.
         """
         delay_s = self.limits.retry_delay_s * 2.0 ** (lease.deliveries - 1)
         await self._give_back(lease, reason, delay_s, True, final=final)
@@ -313,7 +313,7 @@ class Streams:
         return await self._link.script(source, self._script_keys, (*args, *self._token), full_timeout_s=full_timeout_s)
 
     async def _read(self, key: str, group: str, consumer: str, count: int, deadline: float) -> list[RawEntry]:
-        """Read new entries of a stream. Waits at most `_SLICE_S`. Entries in a lost reply stay pending."""
+        """Read up to `count` new entries of the stream `key`. Returns [] if none arrives within `_SLICE_S`."""
         wait_ms = int(min(_SLICE_S, self.limits.timeout_s / 2, deadline - time.monotonic()) * 1000)
         block = ("BLOCK", wait_ms) if wait_ms > 0 else ()  # BLOCK 0 would block forever
         reply = await self._link.command(
@@ -322,7 +322,7 @@ class Streams:
         return [entry for _, entries in reply for entry in entries]
 
     async def _claim_pending(self, consumer: str) -> list[RawEntry]:
-        """Claim all unacknowledged entries of `groups` for `consumer`. Returns the entries, oldest first."""
+        """Claim all collected and unacknowledged entries of `groups` for `consumer`. Returns them, oldest first."""
         claimed, cursor = list[RawEntry](), b"0-0"
         while True:
             cursor, entries, *_ = await self._link.command(
@@ -333,10 +333,10 @@ class Streams:
                 return claimed
 
     async def _fill_backlog(self, consumer: str, count: int, deadline: float) -> None:
-        """Fill the backlog with claimed entries that the caller does not have yet. Without such entries, read new ones.
+        """If the backlog is empty, fill it with up to `count` new entries of the stream `groups`.
 
-        After an error, a cancellation or a lost reply, the backlog may lack claimed entries. The next call then claims
-        all pending entries again.
+        After an error, a cancellation or a lost reply, the backlog may lack entries that the broker has assigned to
+        `consumer`. The next call therefore first claims all pending entries again.
         """
         if self._backlog_incomplete:
             self._backlog = self._undelivered(await self._claim_pending(consumer))
@@ -347,7 +347,7 @@ class Streams:
         self._backlog_incomplete = self._link.losses != losses
 
     def _undelivered(self, raw: list[RawEntry]) -> deque[RawEntry]:
-        """Returns the entries of `raw` that the caller does not have yet. A broker may deliver an entry twice."""
+        """Returns the entries of `raw` that were not delivered to the caller yet. A broker may send an entry twice."""
         return deque(entry for entry in raw if entry[0].decode() not in self._delivered)
 
     def _deliver(self, entries: list[GroupEntry]) -> list[GroupEntry]:
@@ -362,7 +362,7 @@ class Streams:
         except SchemaError as error:
             reason = str(error)
             entry = GroupEntry(stream_id.decode(), DeadLetter(group_id_of(stream_id, fields), reason, 1))
-            # A full broker stores no copy. The trainer continues without a copy, because `acknowledge` frees memory.
+            # A full broker stores no copy. The trainer continues without a copy, and its acknowledgement frees memory.
             with contextlib.suppress(BrokerFull):
                 await self._script(scripts.COPY_GROUP, entry.stream_id, entry.group_id, reason, full_timeout_s=0.0)
             return entry

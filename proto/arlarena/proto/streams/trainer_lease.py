@@ -5,15 +5,15 @@
         lease.check()       # before each write that only one trainer may make
 
 Two trainers of one run would take each other's groups and overwrite each other's checkpoints. The lease is a key on the
-broker (Redis or Valkey) with a time to live. A thread renews the key. A suspended or disconnected trainer may miss a
-renewal, and another trainer may take the lease. The next `check` then raises `TrainerLeaseLost`, even if the other
-trainer has already finished.
+broker (Redis or Valkey) with a time to live. A thread of the trainer renews the lease. A suspended or disconnected
+trainer cannot renew its lease, so another trainer can take the lease. The next `check` of the first trainer then raises
+`TrainerLeaseLost`, even if the other trainer has already finished.
 
-If a trainer was killed on this machine, `acquire` takes over its lease at once. If the trainer was killed on another
+If a trainer was killed on this machine, `acquire` takes over its lease at once. If a trainer was killed on another
 machine, `acquire` waits until the lease expires.
 
-The trainer's event loop cannot renew the lease, because computation blocks the loop for minutes. Renewal therefore runs
-in a thread with blocking calls.
+The trainer's event loop cannot renew the lease, because computation blocks the loop for minutes. The renewal thread
+therefore uses blocking calls.
 """
 
 from __future__ import annotations
@@ -41,22 +41,23 @@ from arlarena.proto.streams.connection import (
 from arlarena.proto.streams.entries import check_run_name
 from arlarena.proto.streams.lease_holder import Holder, last_trainer_key
 
-# The first and the longest pause between two attempts, in seconds.
+# The first and the longest pause between two attempts to reach the broker, in seconds.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.5
 # `acquire` waits for `ttl_s` plus this time, in seconds, until the lease of a trainer on another machine expires.
 _MARGIN_S = 1.0
-# The poll interval of `acquire`: as a fraction of `ttl_s`, and its maximum in seconds.
+# The poll interval of `acquire` while it waits for the lease: a fraction of `ttl_s`, and the maximum in seconds.
 _POLL_SHARE, _LONGEST_POLL_S = 0.05, 0.2
 # How long the broker stores the key of the last trainer, in seconds. A suspended trainer that continues within this
 # time detects the loss of its lease.
 _LAST_TRAINER_AGE_S = 7 * 24 * 3600
 
-# KEYS: the lease, the last trainer.
-# ARGV: our value; the lease's time to live in ms; the last trainer's time to live in ms; the value of a dead holder to
-# replace, or ''; '1' if our process may replace the last trainer.
-# Returns the holder's value and the remaining time of its lease in ms. Returns the last trainer's value and 0 if nobody
-# has the lease, the last trainer is another process, and our process may not replace it. A renewal needs no memory, so
-# it works on a full broker.
+# Takes the lease, or renews it. KEYS: the key of the lease, the key of the last trainer.
+# ARGV: the value (encoded `Holder`) of our process; the time to live of the lease in ms; the time to live of the key of
+# the last trainer in ms; the value of a dead holder that our process may replace, or ''; '1' if our process may replace
+# another last trainer.
+# Returns the value of the lease's holder, and the remaining time of the lease in ms. If the lease is free, but our
+# process may not replace the last trainer, returns the value of the last trainer and 0. A renewal needs no memory, so a
+# full broker accepts it.
 _TAKE_OR_RENEW = """
 local held, mine = redis.call('GET', KEYS[1]), ARGV[1]
 if held == mine then
@@ -74,15 +75,16 @@ redis.call('SET', KEYS[2], mine, 'PX', ARGV[3])
 return {mine, tonumber(ARGV[2])}
 """
 
-# KEYS: the lease, the last trainer. ARGV: our value, time to live of each key in ms.
+# Renews the lease if our process holds it. KEYS: the key of the lease, the key of the last trainer.
+# ARGV: the value of our process; the time to live of each key in ms. Returns 0 if our process does not hold the lease.
 _RENEW = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
 
-# KEYS: the lease. ARGV: our value. The key of the last trainer stays, so that a suspended earlier trainer can detect
-# the later trainer.
+# Deletes the key of the lease if our process holds the lease. KEYS: the key of the lease. ARGV: our process's value.
+# The key of the last trainer remains. If an earlier trainer was suspended and continues, it finds this key and stops.
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
 
@@ -91,12 +93,15 @@ class LeaseHeld(StreamError):
 
 
 class TrainerLease:
-    """A lease of this process. Call `acquire` to create it. Use it in one thread only."""
+    """This process's lease on a run: while it lasts, no other process can train the run.
+
+    Call `acquire` to create a lease. Use each lease in one thread only.
+    """
 
     def __init__(
         self, url: str, run: str, holder: Holder, *, ttl_s: float, timeout_s: float, reconnect_s: float
     ) -> None:
-        """Call `acquire` instead, which also takes the lease."""
+        """Call `acquire` instead. This method prepares the lease but does not take it."""
         check_run_name(run)
         for name, value in (("ttl_s", ttl_s), ("timeout_s", timeout_s)):
             if not 0 < value < math.inf:
@@ -107,7 +112,7 @@ class TrainerLease:
         self._keys = [f"arl:{{{run}}}:trainer", last_trainer_key(run)]
         options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "protocol": 2}
         try:
-            # The client is used by two threads. Its connection pool gives each thread its own connection.
+            # Two threads use this client. Its connection pool gives each thread its own connection.
             self._redis = Redis.from_url(url, retry=Retry(NoBackoff(), 0), **keep_alive(url), **options)
         except ValueError as error:
             raise bad_url_error(url, error) from error
@@ -128,14 +133,15 @@ class TrainerLease:
         timeout_s: float = 5.0,
         reconnect_s: float = 30.0,
     ) -> Self:
-        """Acquire the lease of `run`. If another trainer no longer renews its lease, waits until that lease expires.
+        """Acquire the trainer's lease of `run`. If a trainer on another machine has stopped, waits for its lease's end.
 
-        `incarnation`: a random id of this trainer process, which error messages show. `ttl_s`: time after which a lease
-        without renewal expires. `timeout_s`: time limit for connecting and for each reply. `reconnect_s`: maximum time
-        of retries while the broker is unreachable. The first request of `acquire` is not retried.
+        `incarnation`: a random id of this trainer process, for error messages. `ttl_s`: time after which a lease
+        without renewal expires, in seconds. `timeout_s`: time limit for connecting and for each reply. `reconnect_s`:
+        maximum time of retries while the broker is unreachable. The first request is not retried if the broker is
+        unreachable.
 
         Raises:
-            LeaseHeld: another trainer renews the lease, or the process of the lease's holder runs on this machine.
+            LeaseHeld: a trainer on another machine renews the lease, or the holder's process runs on this machine.
             StreamError: the broker at `url` is unreachable or refuses a command.
             ValueError: the run's name or a limit is invalid.
         """
@@ -151,13 +157,11 @@ class TrainerLease:
 
     @property
     def token(self) -> bytes:
-        """The fencing token for `Streams.connect`. If another trainer takes the lease, the broker refuses calls with
-        this token.
-        """
+        """The fencing token for `Streams.connect`. If another trainer takes the lease, scripts with this token fail."""
         return self._value
 
     def check(self) -> None:
-        """Check that no other trainer has taken the lease. Takes the lease again if it expired or the broker lost it.
+        """Check that no other trainer has taken the lease. Takes the lease again if it has expired or is lost.
 
         Raises:
             TrainerLeaseLost: another trainer has taken the lease.
@@ -171,7 +175,7 @@ class TrainerLease:
             raise TrainerLeaseLost(f"{self.holder} lost run {self.run} to {winner}, and stops without writing")
 
     def release(self) -> None:
-        """Release the lease. Errors of the broker are ignored, because the lease also expires without a release."""
+        """Release the lease. Ignores errors of the broker, because the lease also expires without a release."""
         if not self._released.is_set():
             self._released.set()
             self._thread.join(timeout=self._ttl_s)
@@ -186,7 +190,12 @@ class TrainerLease:
         self.release()
 
     def _wait_and_take(self) -> None:
-        """Take the lease. If its holder is on another machine, wait until the lease expires."""
+        """Take the lease. If its holder is on another machine, wait until the lease expires.
+
+        Raises:
+            LeaseHeld: the holder renews the lease, or its process runs on this machine.
+            StreamError: the broker is unreachable or refuses a command.
+        """
         deadline = time.monotonic() + self._ttl_s + _MARGIN_S
         dead, previous, reconnect_s = b"", (b"", 0), 0.0
         while True:
@@ -213,10 +222,14 @@ class TrainerLease:
     def _take_or_renew(
         self, *, reconnect_s: float, dead_holder: bytes = b"", may_replace_last: bool = False
     ) -> tuple[bytes, int]:
-        """Take or renew the lease if no other trainer has it. Returns the lease key's value and time to live in ms.
+        """Take or renew the lease if no other trainer has it. Returns (the holder's value, time to live in ms).
 
-        The value identifies the holder. `dead_holder`: value of a holder that may be replaced. `may_replace_last`:
-        whether this process may take the lease even if the last trainer is another process.
+        The value is `Holder.encode` of the lease's holder after this call. `dead_holder`: value of a holder that no
+        longer runs, so this process may take its lease. `may_replace_last`: whether this process may take a free lease
+        if another process held it last. If it may not, returns (the value of that process, 0).
+
+        Raises:
+            StreamError: the broker is unreachable for `reconnect_s` or refuses a command.
         """
         args: list[bytes | int] = [
             self._value,

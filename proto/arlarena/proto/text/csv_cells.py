@@ -10,6 +10,8 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uf
 
 
 def neutral(text: str) -> str:
-    """Returns the text for a CSV cell. Control characters are escaped, and a formula gets an apostrophe in front."""
+    """Returns `text` in a form that is safe in a CSV cell: an apostrophe precedes a formula, and control characters are
+    escaped.
+    """
     shown = printable(text)
     return f"'{shown}" if shown.startswith(FORMULA_STARTS) or shown.lstrip().startswith(FORMULA_STARTS) else shown

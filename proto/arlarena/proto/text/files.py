@@ -2,9 +2,9 @@
 
     text = read_text(Path("run.toml"))
 
-Editors on Windows write a byte-order mark at the start of a file. After files were concatenated, later lines may also
-start with a mark. `read_text` removes all these marks. If a file has another encoding, the error message contains the
-command that converts the file.
+Editors on Windows write a byte-order mark at the start of a file. In a file that was concatenated from several files,
+later lines can also start with a mark. `read_text` removes all these marks. If a file has another encoding, the error
+message contains a command that converts the file.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ _GZIP = b"\x1f\x8b"
 
 
 class TextFileError(ValueError):
-    """A file is not UTF-8 text. The message contains the path, the problem and a command that fixes it."""
+    """A file is not UTF-8 text. The message contains the path, the problem and a command that solves the problem."""
 
 
 def read_text(path: Path) -> str:
-    r"""Returns the text of the file, with `\n` as line end.
+    r"""Returns the text of the file `path`. All line ends become `\n`.
 
     Raises:
-        OSError: the file cannot be opened.
+        OSError: the file cannot be read.
         TextFileError: the file is not UTF-8.
     """
     return decode_text(path.read_bytes(), path)
 
 
 def decode_text(data: bytes, path: Path) -> str:
-    r"""Returns `data`, the content of `path`, as text with `\n` as line end.
+    r"""Returns `data`, the content of the file `path`, as text. All line ends become `\n`.
 
     Raises:
-        TextFileError: the content is not UTF-8.
+        TextFileError: `data` is not UTF-8.
     """
     if data.startswith(_GZIP):
         raise TextFileError(f"{path}: is compressed with gzip; unpack it first: gunzip -k {shlex.quote(str(path))}")
@@ -60,11 +60,11 @@ def decode_text(data: bytes, path: Path) -> str:
 
 
 def _wide_encoding(data: bytes) -> str:
-    """Returns the encoding of `data` if it is UTF-16 or UTF-32, with or without a byte-order mark; else ""."""
+    """Returns the name of the encoding if `data` is UTF-16 or UTF-32 (with or without a byte-order mark), else ""."""
     for mark, name in _WIDE_MARKS.items():
         if data.startswith(mark):
             return name
-    # All text files of ARLArena begin with an ASCII character. UTF-16 and UTF-32 add zero bytes to its byte.
+    # All text files of ARLArena begin with an ASCII character. UTF-16 and UTF-32 encode it with additional zero bytes.
     zeros = "".join("0" if byte == 0 else "x" for byte in data[:4])
     return {"x0x0": "UTF-16LE", "0x0x": "UTF-16BE", "x000": "UTF-32LE", "000x": "UTF-32BE"}.get(zeros, "")
 

@@ -13,13 +13,18 @@ def suggestion(word: object, known: Iterable[str]) -> str:
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
-    """Returns `suggestion`, or all names in alphabetical order (`known: close, reset, step`) if no name is similar."""
+    """Returns `did you mean 'step'?`, or all names in alphabetical order (`known: close, reset, step`) if no name of
+    `known` is similar to `word`.
+    """
     known = list(known)
     return suggestion(word, known) or f"known: {', '.join(sorted(known)) or 'none'}"
 
 
 def known_names(word: object, known: Iterable[str]) -> str:
-    """Returns all names in the order of `known`, and `suggestion`: `known: step, reset; did you mean 'step'?`."""
+    """Returns all names in the order of `known`, and the most similar name: `known: step, reset; did you mean 'step'?`.
+
+    Omits the question if no name is similar to `word`.
+    """
     known = list(known)
     close = suggestion(word, known)
     return f"known: {', '.join(known) or 'none'}" + (f"; {close}" if close else "")

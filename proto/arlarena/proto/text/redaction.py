@@ -3,9 +3,9 @@
     register_secret(token)                  # from now on, `redact` masks `token`
     redact(f"GET {url}: {error}")           # masks tokens, and passwords in URLs, as ***
 
-A value counts as a secret in three cases:
+The functions treat a value as a secret in three cases:
 - its setting or its command-line option has a name such as `token`, `password` or `api_key`;
-- it is a URL with credentials;
+- it contains a URL with credentials, or HTTP credentials such as `Bearer …`;
 - it was passed to `register_secret`.
 """
 
@@ -29,8 +29,8 @@ _SPLIT = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
 _OPTION = re.compile(r"--?(?P<name>[A-Za-z][\w.-]*)(?:=|$)")
 
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*://"
-# A number of up to 5 digits before /, ?, #, a blank or the end of the text is a port. All other text between the colon
-# and the last @ is a password, even with unquoted special characters.
+# A number of up to 5 digits is a port if one of these follows: /, ?, #, white space or the end of the text. All other
+# text between the colon and the last @ is a password, even if it has special characters without percent-encoding.
 _URL_PASSWORD = re.compile(rf"({_SCHEME}[^/\s:@'\"]*):(?!\d{{1,5}}(?:[/?#\s]|$))[^\s'\"]*@")
 _WEB_USER = re.compile(r"(https?://)[^/\s@'\"]+@", re.IGNORECASE)
 _QUERY = re.compile(
@@ -49,14 +49,14 @@ _hidden: set[str] = set()
 
 
 def register_secret(secret: str | None) -> None:
-    """Make `redact` mask `secret` in plain, URL-quoted and escaped form. Ignores None and short texts."""
+    """Make `redact` mask `secret`, also in percent-encoded or escaped form. Ignores None and very short texts."""
     if secret is None or len(secret) < _SHORTEST_HIDDEN or secret in _hidden:
         return
     _hidden.update({secret, quote(secret, safe=""), unquote(secret), repr(secret)[1:-1]})
 
 
 def redact(text: str) -> str:
-    """Replaces registered secrets, credentials in URLs and HTTP credentials by `***`. Returns the masked text."""
+    """Returns `text` with `***` in place of registered secrets, credentials in URLs, and HTTP credentials."""
     for secret in sorted(_hidden, key=len, reverse=True):
         text = text.replace(secret, MASK)
     if "://" in text or "=" in text or "earer" in text or "asic" in text:
@@ -74,7 +74,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def is_secret(name: str, value: object) -> bool:
-    """True if the setting `name = value` contains a secret. Numbers are not secrets (`max_tokens = 64`)."""
+    """True if the setting `name = value` contains a secret. A number is never a secret, for example in `token = 64`."""
     if isinstance(value, str):
         return bool(value) and (is_secret_name(name) or redact(value) != value)
     if isinstance(value, Mapping):
@@ -85,13 +85,16 @@ def is_secret(name: str, value: object) -> bool:
 
 
 def _is_secret_option(item: object) -> bool:
-    """True if `item` is a command-line option for a secret, such as `--api-key` or `--api-key=…`."""
+    """True if `item` is a command-line option for a secret: `--api-key`, `--api-key=…` and similar names."""
     option = _OPTION.match(item) if isinstance(item, str) else None
     return option is not None and is_secret_name(option["name"])
 
 
 def _masked_list(items: Sequence[Any], name: str) -> list[Any]:
-    """Returns `items` with masked secrets. Values of command-line options such as `--api-key` are also masked."""
+    """Returns `items` with masked secrets, including the values of command-line options such as `--api-key`.
+
+    `name`: name of the field that contains `items`.
+    """
     result: list[Any] = []
     next_is_secret = False
     for item in items:
@@ -103,7 +106,7 @@ def _masked_list(items: Sequence[Any], name: str) -> list[Any]:
 
 
 def masked(value: Any, name: str = "") -> Any:
-    """Returns `value` (of JSON types) with masked secrets. `name`: name of the field that contains `value`."""
+    """Returns the JSON value `value` with masked secrets. `name`: name of the field that contains `value`."""
     if isinstance(value, Mapping):
         return {key: masked(item, str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -114,7 +117,7 @@ def masked(value: Any, name: str = "") -> Any:
 
 
 def split_secrets(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split a settings table into a table of public values and a table of secrets. `merged` combines them again."""
+    """Split a settings table. Returns (table of public values, table of secrets). `merged` combines the two tables."""
     public: dict[str, Any] = {}
     secret: dict[str, Any] = {}
     for key, value in table.items():
@@ -127,7 +130,7 @@ def split_secrets(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two tables, including nested tables. If both tables have a key, the value of `second` is used."""
+    """Returns a new table with the keys of both tables, also in nested tables. Values of `second` take precedence."""
     result = dict(first)
     for key, value in second.items():
         inner = result.get(key)
@@ -136,7 +139,7 @@ def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
 
 
 class _RedactingStream:
-    """A text stream that masks secrets in all text written to it."""
+    """A text stream that masks secrets and then writes to another stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -155,7 +158,7 @@ class _RedactingStream:
 
 @contextmanager
 def redacted_stderr() -> Iterator[None]:
-    """Mask secrets in all text that Python writes to stderr, including logs of libraries, warnings and stack traces."""
+    """Inside the `with` block, mask secrets in all text that Python writes to stderr, such as logs and stack traces."""
     import sys
 
     before = sys.stderr

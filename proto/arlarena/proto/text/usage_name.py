@@ -11,6 +11,6 @@ VARIABLE = "ARLARENA_PROGRAM"
 def program(module: str) -> str:
     """Returns the program's name as the user typed it, such as `arlarena serve env` or `python -m MODULE`.
 
-    `module`: the module's name, followed by the subcommand if there is one.
+    `module`: the name of the program's Python module. A subcommand can follow, separated by a space.
     """
     return os.environ.get(VARIABLE) or f"python -m {module}"

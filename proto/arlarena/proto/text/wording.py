@@ -34,22 +34,22 @@ def duration(seconds: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Returns a share in [0, 1] as per cent, such as `51.2`. Returns a dash if `share` is None."""
+    """Returns a share in [0, 1] in per cent, such as `51.2`, without the sign. Returns a dash if `share` is None."""
     return "-" if share is None else f"{100 * share:.1f}"
 
 
 def interval(ci95: Sequence[float]) -> str:
-    """Returns an interval as per cent, such as `47.0 to 55.4`. `ci95`: its two bounds, in [0, 1]."""
+    """Returns an interval in per cent, such as `47.0 to 55.4`. `ci95`: its lower and upper bound, in [0, 1]."""
     return f"{percent(ci95[0])} to {percent(ci95[1])}"
 
 
 def printable(text: str) -> str:
-    r"""Replaces control characters by escape sequences such as `\x1b` or `\u202e`. Returns the safe text."""
+    r"""Returns `text` with escape sequences such as `\x1b` or `\u202e` in place of control characters."""
     return _UNPRINTABLE.sub(_escape, text)
 
 
 def json_escaped(text: str) -> str:
-    """Escapes control characters in JSON. Returns JSON with the same value."""
+    """Returns the JSON `text` with escaped control characters. The value of the JSON does not change."""
     return _UNPRINTABLE.sub(_json_escape, text)
 
 

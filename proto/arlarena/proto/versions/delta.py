@@ -1,14 +1,16 @@
 """Compressed deltas between two safetensors files, for sending weights over a network.
 
 A delta describes a new file by its differences from a base file. `apply_delta` restores the new file byte for byte. The
-caller compares the checksum of the result with the manifest (the list of a version's files). The format is:
+caller compares the checksum of the restored file with the manifest (the list of a version's files). This is the format
+of a delta:
 
     header of the new file, unchanged | for each tensor in file order: kind (1 byte), length (8 bytes), payload
 
-If the base has a tensor of the same name, type and shape, the payload is the difference between the two bit patterns,
-read as integers. The difference is zigzag-coded, its bytes are grouped by significance, and zstd compresses the result.
-A small optimiser step changes only the low bits, so the high bytes are zeros. An unchanged tensor takes 9 bytes. For
-other tensors, the payload is the compressed new tensor.
+The payload depends on whether the base has a tensor of the same name, type and shape. If it has, the bit patterns of
+both tensors are read as integers, and the payload is their difference. The difference is zigzag-coded, its bytes are
+grouped by significance, and zstd compresses the result. A small optimiser step changes only the low bits, so the high
+bytes are zeros. An unchanged tensor takes 9 bytes. If the base has no such tensor, the payload is the compressed new
+tensor.
 """
 
 from __future__ import annotations
@@ -32,13 +34,13 @@ _WIDTHS = {"8": 1, "16": 2, "32": 4, "64": 8}
 
 
 class DeltaError(ValueError):
-    """A delta is truncated or malformed, or has another base."""
+    """A delta is truncated, is malformed, or belongs to another base file."""
 
 
 def write_delta(base: Path, new: Path, out: BinaryIO) -> int:
-    """Write the delta from `base` to `new` into `out`. Returns the delta's size in bytes.
+    """Write the delta from the file `base` to the file `new` into `out`. Returns the delta's size in bytes.
 
-    Processes one tensor at a time, so the largest tensor determines the use of memory.
+    Processes one tensor after the other, so the largest tensor determines how much memory is used.
 
     Raises:
         SafetensorsError: `base` or `new` is not a safetensors file.
@@ -66,12 +68,12 @@ def write_delta(base: Path, new: Path, out: BinaryIO) -> int:
 
 
 def apply_delta(base: Path, delta: Path, target: Path, size: int) -> None:
-    """Restore the new file of `size` bytes from `base` and `delta`, and write it into `target`.
+    """Restore the new file from the files `base` and `delta`, and write it to the file `target`.
 
-    Never writes more than `size` bytes.
+    `size`: the new file's size in bytes, from the manifest. Never writes more than `size` bytes.
 
     Raises:
-        DeltaError: the delta is truncated or malformed, or has another base.
+        DeltaError: the delta is truncated, is malformed, or belongs to another base or to a file of another size.
         SafetensorsError: `base` is not a safetensors file.
     """
     known, known_start = read_safetensors_header(base)
@@ -81,7 +83,7 @@ def apply_delta(base: Path, delta: Path, target: Path, size: int) -> None:
         for name, entry in _in_file_order(header):
             kind, payload_bytes = _FRAME.unpack(_exactly(source, _FRAME.size))
             if payload_bytes > delta_size:
-                raise DeltaError(f"{delta} announces {payload_bytes} bytes of {name}, but is shorter")
+                raise DeltaError(f"{delta} announces {payload_bytes} bytes of {name}, but has only {delta_size} bytes")
             payload = _exactly(source, payload_bytes)
             length = entry["data_offsets"][1] - entry["data_offsets"][0]
             if kind == WHOLE:
@@ -89,10 +91,10 @@ def apply_delta(base: Path, delta: Path, target: Path, size: int) -> None:
                 continue
             before = known.get(name)
             if before is None or (before["dtype"], before["shape"]) != (entry["dtype"], entry["shape"]):
-                raise DeltaError(f"the delta changes {name}, which {base} lacks or has with another type or shape")
+                raise DeltaError(f"the delta changes {name}, but {base} has no {name} with this type and shape")
             old = _read(old_file, known_start, before)
             if len(old) != length:
-                raise DeltaError(f"the delta changes {name}, which has {len(old)} bytes in {base} instead of {length}")
+                raise DeltaError(f"the delta changes {name}, but {base} has {len(old)} bytes of it instead of {length}")
             if kind == DIFFERENCE:
                 out.write(_sum(old, _expand(payload, length, name), _width(entry["dtype"])))
             elif kind == SAME:
@@ -102,10 +104,12 @@ def apply_delta(base: Path, delta: Path, target: Path, size: int) -> None:
 
 
 def _copy_header(source: BinaryIO, out: BinaryIO, target: Path, delta_size: int, size: int) -> dict[str, Any]:
-    """Copy the header into the new file. Returns the parsed header.
+    """Copy the new file's header from the delta `source` to the new file `out`. Returns the parsed header.
 
-    A small delta can describe a huge file. Raises `DeltaError` if the header describes another size than `size`, before
-    any tensor is written.
+    A small delta can describe a huge file. This function therefore compares the sizes before any tensor is written.
+
+    Raises:
+        DeltaError: the delta is truncated, or the header describes a file whose size is not `size`.
     """
     (start,) = _LENGTH.unpack(_exactly(source, _LENGTH.size))
     if start > min(size, delta_size):
@@ -122,7 +126,7 @@ def _copy_header(source: BinaryIO, out: BinaryIO, target: Path, delta_size: int,
 
 
 def _header_of(file: Path, start: int) -> dict[str, Any]:
-    """Returns the header of `file`, which may end after the header. `start`: size of the header in bytes."""
+    """Returns the parsed header of `file`. The file can end after the header. `start`: size of the header in bytes."""
     return read_safetensors_header(file, whole=False)[0] if start >= _LENGTH.size else {}
 
 
@@ -145,8 +149,8 @@ def _exactly(file: BinaryIO, size: int) -> bytes:
 
 def _expand(payload: bytes, size: int, name: str) -> bytes:
     try:
-        # If the payload announces its size, zstandard allocates this size and ignores `max_output_size`. -1: it does
-        # not announce its size.
+        # A payload can announce the size of its content (-1: it does not). zstandard then allocates memory of this size
+        # and ignores `max_output_size`, so check the announced size first.
         if payload and (announced := zstandard.frame_content_size(payload)) not in (size, -1):
             raise DeltaError(f"the delta's bytes of {name} announce {announced} bytes instead of {size}")
         data = zstandard.ZstdDecompressor().decompress(payload, max_output_size=size) if size else b""
@@ -162,7 +166,10 @@ def _width(dtype: str) -> int:
 
 
 def _difference(old: bytes, new: bytes, width: int) -> bytes:
-    """Returns the zigzag coding of new - old, with the bytes grouped by significance (byte planes)."""
+    """Returns the zigzag-coded difference `new` - `old`. Its bytes are grouped by significance (byte planes).
+
+    `old`, `new`: the bytes of two tensors with equal length. `width`: bytes per element.
+    """
     kind = np.dtype(f"<u{width}")
     moved = np.frombuffer(new, kind) - np.frombuffer(old, kind)  # modulo 2 ** bits
     folded = (moved << kind.type(1)) ^ (kind.type(0) - (moved >> kind.type(8 * width - 1)))
@@ -170,7 +177,7 @@ def _difference(old: bytes, new: bytes, width: int) -> bytes:
 
 
 def _sum(old: bytes, planes: bytes, width: int) -> bytes:
-    """Returns the inverse of `_difference`."""
+    """Returns the bytes of the new tensor: the inverse of `_difference`. `planes`: the result of `_difference`."""
     kind = np.dtype(f"<u{width}")
     rows = np.ascontiguousarray(np.frombuffer(planes, np.uint8).reshape(width, -1).T)
     folded: npt.NDArray[Any] = rows.view(kind).reshape(-1)

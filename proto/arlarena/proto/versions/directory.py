@@ -5,10 +5,10 @@
         manifest.json                                         the policy version, checksums, sizes and a probe
         COMMITTED                                             empty, written last; marks the directory as complete
 
-The trainer writes version directories, and the policy server reads them. The routes below transfer version directories.
-A probe is a test of a server: it computes the log-probs of a few tokens and compares them with the trainer's log-probs.
-The digest of the weights is computed from the safetensors bytes, so this module does not need torch. In a transfer, the
-sender and the receiver each hash a large model twice. The hash is BLAKE3, because BLAKE3 is fast.
+The trainer writes version directories, and the policy server reads them. `WEIGHTS_ROUTE` transfers version directories.
+A probe is a test of a policy server: the server computes the log-probs of a few tokens and compares them with the
+trainer's log-probs. The digest of the weights is computed from the safetensors bytes, so this module does not need
+torch. In a transfer, the sender and the receiver each hash a large model twice, so they use the fast hash BLAKE3.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ DIGEST_BYTES = 16
 #   GET  /weight_info                            WeightInfo, a route of vLLM
 WEIGHTS_ROUTE, SERVE_ROUTE = "/weights", "/serve_weights"
 
-# The time limit of a request that sends a version to a policy server has two parts: `_BASE_S` for the inference engine,
-# and the time for the bytes on a slow disk or network.
+# The time limit of a request that pushes a version has two parts: `_BASE_S` for the inference engine, and the time for
+# the bytes on a disk or network with `_SLOWEST_BYTES_PER_S`.
 _SLOWEST_BYTES_PER_S = 50e6
 _BASE_S = 30.0
 
 
 class ManifestVersion(msgspec.Struct, frozen=True):
-    """The policy version of a directory. `trajectory.PolicyVersion` describes the fields."""
+    """The policy version in a version directory. `trajectory.PolicyVersion` describes the fields."""
 
     incarnation: str
     step: int
@@ -57,7 +57,7 @@ class ManifestFile(msgspec.Struct, frozen=True):
 
 
 class ManifestProbe(msgspec.Struct, frozen=True):
-    """Token ids, and their log-probs under the trainer's weights. A server compares its own log-probs with these.
+    """Token ids, and their log-probs under the trainer's weights. A policy server compares its log-probs with them.
 
     `ids`: n token ids. `log_probs`: n - 1 values, the log-prob of each id after the first, given all earlier ids, in
     nats at temperature 1. `tolerance`: the largest permitted |Δ log-prob|.
@@ -69,7 +69,7 @@ class ManifestProbe(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The content of `manifest.json`. Lists all files of the directory except `manifest.json` and `COMMITTED`."""
+    """The content of `manifest.json`. It lists all files of the version directory except itself and `COMMITTED`."""
 
     version: ManifestVersion
     files: dict[str, ManifestFile]
@@ -84,7 +84,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def directory(self) -> str:
-        """The name of the directory."""
+        """The name of the version directory, such as `v000012-0a1b2c3d4e5f`."""
         return version_directory_name(self.version.step, self.version.digest)
 
     @property
@@ -94,9 +94,10 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PushTarget(msgspec.Struct, frozen=True):
-    """A server's reply to a manifest. `files`: the files that the server needs.
+    """A policy server's reply to a manifest. `files`: names of the files that the server needs.
 
-    `base`: the server's version directory to which deltas can be applied; None if the server has no such directory.
+    `base`: name of a version directory on the server. The client can send deltas from this version. None if the server
+    needs complete files.
     """
 
     files: list[str]
@@ -104,15 +105,17 @@ class PushTarget(msgspec.Struct, frozen=True):
 
 
 class Broadcast(msgspec.Struct, frozen=True):
-    """A version and its sender. The sender broadcasts the version's tensors in `torch.distributed` process groups.
+    """A version and the trainer that sends it (the sender). It broadcasts the tensors with `torch.distributed`.
 
-    `host`, `port`: the address of the sender's TCPStore. A replica with W workers uses these keys of the store:
+    `host`, `port`: the address of the sender's TCPStore. A policy server with W vLLM workers uses these keys of the
+    store:
     `requests`             a counter; the first worker takes the next number n
-    `request/{n}`          group name, W + 1 and the version, separated by blanks
+    `request/{n}`          name of the process group, W + 1 and the version, separated by spaces
     `{group}/tensors`      the sender's reply in JSON: [[name, dtype, shape], ...], or a refusal as text
     `{group}/done/{rank}`  set by the worker of this rank (1 to W) after it has received all tensors
-    The sender (rank 0) and the workers form a process group, over the store with the prefix `{group}`. The sender
-    broadcasts the tensors in the order of its reply. It leaves the group when all workers have set their key.
+    `{group}` is the name of the process group. The sender (rank 0) and the workers form this group, over the store with
+    the prefix `{group}`. The sender broadcasts the tensors in the order of its reply. It leaves the group when all
+    workers have set their key `done`.
     """
 
     manifest: Manifest
@@ -124,7 +127,7 @@ class Broadcast(msgspec.Struct, frozen=True):
 class ServeWeights(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Body of `/serve_weights`: the version to serve. Has no effect if the server already serves this version.
 
-    `version`: the text form of a `PolicyVersion`. `broadcast`: the source of the tensors; None: the server loads the
+    `version`: text of a `PolicyVersion`. `broadcast`: the source of the tensors. If it is None, the server loads the
     weights from its version directories.
     """
 
@@ -133,7 +136,7 @@ class ServeWeights(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tru
 
 
 class ServedVersion(msgspec.Struct, frozen=True):
-    """Response of `/serve_weights`. `probe`: largest |Δ log-prob| of the probe; None if the version has no probe."""
+    """Response of `/serve_weights`. `probe`: the probe's largest |Δ log-prob|, None if the version has no probe."""
 
     version: str
     probe: float | None = None
@@ -145,26 +148,29 @@ def version_directory_name(step: int, digest: str) -> str:
 
 
 def push_limit_s(size: int) -> float:
-    """Returns the time limit, in seconds, of each request that pushes a version of `size` bytes."""
+    """Returns the time limit in seconds of each request that pushes a version of `size` bytes."""
     return _BASE_S + size / _SLOWEST_BYTES_PER_S
 
 
 def largest_difference(probe: ManifestProbe, served: Iterable[float]) -> float:
-    """Returns the largest |Δ log-prob| between a probe and a server's log-probs, or infinity if a difference is NaN."""
+    """Returns the largest |Δ log-prob| between a probe and a server. Returns infinity if a difference is NaN.
+
+    `served`: the server's log-probs, one for each value of `probe.log_probs`.
+    """
     differences = [abs(a - b) for a, b in zip(probe.log_probs, served, strict=True)]
     return max((d if d == d else float("inf") for d in differences), default=0.0)
 
 
 def file_blake3(path: Path) -> str:
-    """Returns the hex BLAKE3 of a file."""
+    """Returns the BLAKE3 hash of the file `path`, in hexadecimal digits."""
     return blake3().update_mmap(path).hexdigest()
 
 
 def tensors_digest(tensors: Iterable[tuple[str, str, tuple[int, ...], bytes | memoryview]]) -> str:
-    """Returns the hex BLAKE3 (128 bits) of named tensors. The digest does not depend on the order of `tensors`.
+    """Returns the BLAKE3 hash (128 bits) of named tensors, in hexadecimal digits.
 
-    Each tensor is (name, dtype in safetensors' form such as "F32", shape, little-endian row-major bytes). Version
-    directories with equal tensors have equal digests, even if their files split the tensors differently.
+    Each tensor is (name, dtype in safetensors' form such as "F32", shape, little-endian row-major bytes). The digest
+    does not depend on the order of the tensors, or on how files split the tensors.
     """
     digest = blake3()
     for name, dtype, shape, data in sorted(tensors, key=lambda tensor: tensor[0]):
@@ -174,11 +180,11 @@ def tensors_digest(tensors: Iterable[tuple[str, str, tuple[int, ...], bytes | me
 
 
 class SafetensorsError(ValueError):
-    """A file is truncated or not a safetensors file."""
+    """A file is truncated, or is not a safetensors file."""
 
 
 class _Entry(msgspec.Struct):
-    """The entry of one tensor in a header."""
+    """The entry of one tensor in the header of a safetensors file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -186,12 +192,13 @@ class _Entry(msgspec.Struct):
 
 
 def read_safetensors_header(path: Path, *, whole: bool = True) -> tuple[dict[str, Any], int]:
-    """Returns the header (tensor name -> dtype, shape, data_offsets) and the offset of the data in bytes.
+    """Returns (header, offset of the data in bytes) of the safetensors file `path`.
 
-    `whole`: whether the file must contain the data. If False, the file may end after the header.
+    The header is {tensor name: {"dtype": …, "shape": …, "data_offsets": …}}. `whole`: whether the file must contain the
+    data. If False, the file can end after the header.
 
     Raises:
-        SafetensorsError: the file is truncated or not a safetensors file.
+        SafetensorsError: the file is truncated, or is not a safetensors file.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -220,10 +227,10 @@ def read_safetensors_header(path: Path, *, whole: bool = True) -> tuple[dict[str
 
 
 def safetensors_digest(*paths: Path) -> str:
-    """Returns `tensors_digest` of all tensors in one or more safetensors files (the shards of one model).
+    """Returns `tensors_digest` of all tensors in the safetensors files `paths` (the shards of one model).
 
     Raises:
-        SafetensorsError: a file is truncated or not a safetensors file.
+        SafetensorsError: a file is truncated, or is not a safetensors file.
     """
     with contextlib.ExitStack() as stack:
         tensors = []

@@ -1,10 +1,10 @@
-"""Finds the local directory of a model, from the name of a directory or of a repository on the Hugging Face Hub.
+"""Finds the local directory of a model. The model is a local directory, or a repository on the Hugging Face Hub.
 
-    local_model("runs/tiny/model")    this directory
-    local_model("Qwen/Qwen3-0.6B")    the snapshot in the local cache of the Hub; a missing snapshot is downloaded
+    local_model("runs/tiny/model")    returns this directory
+    local_model("Qwen/Qwen3-0.6B")    returns the snapshot in the Hub's local cache; downloads a missing snapshot
 
-The package `huggingface_hub` is imported only for repositories. The package reads the environment variables HF_HOME,
-HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE.
+Only repositories need the package `huggingface_hub`. This package reads the environment variables HF_HOME, HF_TOKEN,
+HF_ENDPOINT and HF_HUB_OFFLINE.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from arlarena.proto.config import ConfigError
 
-# Only `FILES` outside `SUBFOLDERS` are downloaded. Subfolders contain other formats, such as ONNX.
+# Downloads contain only files that match `FILES` and not `SUBFOLDERS`. Subfolders contain other formats, such as ONNX.
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 SUBFOLDERS = ("*/*",)
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
@@ -25,7 +25,7 @@ _INDEX = "model.safetensors.index.json"
 
 
 def is_hub_name(name: str) -> bool:
-    """True if `name` has the form of a repository's name, OWNER/NAME."""
+    """True if `name` has the form of a repository's name: OWNER/NAME."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -36,21 +36,21 @@ def local_model(name_or_path: str | Path) -> Path:
     1. the directory `name_or_path`;
     2. a complete snapshot of the repository's main branch in the local cache;
     3. a new download of the main branch.
-    A cached snapshot is not compared with the Hub, so all services of a run read the same files. To update a snapshot,
-    run `hf download NAME`.
+    This function does not compare a cached snapshot with the Hub, so all services of a run read the same files. To
+    update a snapshot, run `hf download NAME`.
 
     Raises:
-        ConfigError: the model has none of these forms, or the download failed.
+        ConfigError: the model does not exist in any of these forms, or the cache cannot be read.
     """
     path, name = Path(name_or_path), str(name_or_path)
     if path.is_dir():
         return path
     if path.exists():
-        raise ConfigError(f"model {name!r} is a file: give a Hugging Face directory")
+        raise ConfigError(f"model {name!r} is a file: give the directory of a Hugging Face model")
     if not is_hub_name(name):
         raise ConfigError(
-            f"model {name!r}: no such directory; give a Hugging Face directory, or a repository of the Hugging Face "
-            "Hub as OWNER/NAME, such as Qwen/Qwen3-0.6B"
+            f"model {name!r}: no such directory; give either the directory of a Hugging Face model, or a repository of "
+            "the Hugging Face Hub as OWNER/NAME, such as Qwen/Qwen3-0.6B"
         )
     try:
         from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -65,7 +65,11 @@ def local_model(name_or_path: str | Path) -> Path:
 
 
 def _cached(name: str) -> Path | None:
-    """Returns the snapshot in the local cache, if it is complete."""
+    """Returns the path of the snapshot in the local cache. Returns None if it is missing or incomplete.
+
+    Raises:
+        ConfigError: the cache cannot be read.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
 
@@ -98,7 +102,7 @@ def _download(name: str) -> Path:
 
 
 def _reason(name: str, error: Exception) -> str:
-    """Returns the reason why a repository cannot be downloaded, and how the user can solve the problem."""
+    """Returns a text for a failed download: why it failed, and how the user can solve the problem."""
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.GatedRepoError):
@@ -108,25 +112,25 @@ def _reason(name: str, error: Exception) -> str:
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
-            f"{constants.ENDPOINT} has no repository with this name, or it is private: correct the name or, for a "
-            "private repository, set HF_TOKEN to a token of an account that may read the repository"
+            f"{constants.ENDPOINT} has no repository with this name, or the repository is private: either correct the "
+            "name, or set HF_TOKEN to a token of an account that may read the private repository"
         )
     if isinstance(error, errors.LocalEntryNotFoundError | errors.IncompleteSnapshotError | errors.OfflineModeIsEnabled):
         cache = f"the local cache {constants.HF_HUB_CACHE} has no complete snapshot of the repository"
         if constants.HF_HUB_OFFLINE:
             return (
-                f"{cache}, and the variable HF_HUB_OFFLINE forbids downloads: unset the variable, or copy the snapshot "
-                "into the cache"
+                f"{cache}, and the variable HF_HUB_OFFLINE forbids downloads: either unset the variable, or copy the "
+                "snapshot into the cache"
             )
         return (
-            f"{cache}, and {constants.ENDPOINT} does not answer: check the network, or run `hf download {name}` on "
-            f"another machine and copy that machine's cache to this machine ({error.__cause__ or error})"
+            f"{cache}, and {constants.ENDPOINT} does not answer: either check the network, or run `hf download {name}` "
+            f"on another machine and copy that machine's cache to this machine ({error.__cause__ or error})"
         )
     return f"the download from {constants.ENDPOINT} failed: {error}"
 
 
 def missing_files(folder: Path) -> list[str]:
-    """Returns the names of the configuration and weight files that `folder` lacks."""
+    """Returns what a model's directory `folder` lacks: names of configuration and weight files. [] if complete."""
     missing = [] if (folder / "config.json").is_file() else ["config.json"]
     try:
         shards = set(json.loads((folder / _INDEX).read_bytes())["weight_map"].values())
