@@ -47,8 +47,8 @@ class MathReply:
 
 
 def boxed(text: str) -> str | None:
-    r"""Return the content of the last \boxed{…} or \fbox{…} that is closed and not empty. The braces in the content are
-    balanced.
+    r"""Return the content of the last \boxed{…} or \fbox{…}. Return None if there is no box. Boxes that are empty or
+    not closed do not count. A box without braces, such as `\boxed 5`, contains the next word.
 
     >>> boxed(r"so \boxed{\frac{1}{2}}.")
     '\\frac{1}{2}'

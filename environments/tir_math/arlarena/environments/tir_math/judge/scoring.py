@@ -37,7 +37,7 @@ _MARKUP = re.compile(r"\\(?:boxed|text|mathrm|mathtt|texttt|textbf|mathbf)|[${}\
 
 
 def verdict(form: Form, gold: str, answer: str) -> bool:
-    """Return whether an answer in this form is right. Never raises."""
+    """Return whether the answer is right. `form`: the form of answer that the question requires. Never raises."""
     if len(answer) > LIMIT:
         return False
     try:
