@@ -58,9 +58,9 @@ def load(where: str, name: str, options: Mapping[str, Any]) -> EnvironmentFactor
         except ConfigError:
             raise
         except Exception as error:
-            raise ConfigError(f"{prefix}: its load(where, options) failed: {_describe(error)}") from error
+            raise ConfigError(f"{prefix}: the function load(where, options) failed: {_describe(error)}") from error
     if problem:
-        raise ConfigError(f"{prefix}: its load(where, options) must return an environment, but {problem}")
+        raise ConfigError(f"{prefix}: the function load(where, options) must return an environment, but {problem}")
     return factory
 
 
@@ -91,9 +91,9 @@ def _loader(prefix: str, name: str) -> Loader:
         )
     if not _takes_two_arguments(found):
         raise ConfigError(
-            f"{prefix}: its `load` does not take (where, options), so it is not an environment: an environment has "
-            "load(where: str, options: Mapping[str, Any]) -> EnvironmentFactory; installed: "
-            f"{', '.join(known) or 'none'}"
+            f"{prefix}: this module is not an environment, because its `load` does not take (where, options): either "
+            "define load(where: str, options: Mapping[str, Any]) -> EnvironmentFactory, or name an installed "
+            f"environment ({', '.join(known) or 'none'})"
         )
     return cast(Loader, found)
 
@@ -119,8 +119,8 @@ def _reinstall_hint(point: EntryPoint | None) -> str:
     """
     if point is None:
         return ""
-    distribution = f" of {point.dist.name}" if point.dist is not None else ""
-    return f"; the entry point{distribution} names {point.value}: install that distribution again"
+    name = point.dist.name if point.dist is not None else "the distribution of this entry point"
+    return f"; the entry point refers to {point.value}: install {name} again"
 
 
 def _takes_two_arguments(loader: Any) -> bool:

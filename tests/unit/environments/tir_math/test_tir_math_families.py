@@ -232,7 +232,7 @@ def test_a_family_with_too_few_problems_for_a_split_is_an_error():
         for index in range(50):
             found.append(problems.problem("test", index).key)
 
-    with pytest.raises(TaskError, match=r"count_primes has no further problem for test/\d+ in 2000 drafts: widen"):
+    with pytest.raises(TaskError, match=r"count_primes has no further problem for test/\d+ in 2000 drafts: either widen"):
         draw_all()
     assert 5 <= len(found) == len(set(found))
 

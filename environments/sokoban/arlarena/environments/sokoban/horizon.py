@@ -31,7 +31,7 @@ def horizon_hint(levels: Levels, max_steps: int) -> str | None:
     needed = (
         f"the median solution has {middle:.0f} moves"
         if math.isfinite(middle)
-        else "for most of them, the search found no solution"
+        else "the search found no solution for most of the levels"
     )
     which = "levels" if len(sample) == len(rooms) else f"sampled levels (of {len(rooms)})"
     return (
