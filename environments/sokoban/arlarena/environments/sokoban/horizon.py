@@ -54,5 +54,5 @@ def _solution_length(room: Room, max_steps: int) -> float:
             shortest = least_moves(room, limit=max_steps, max_states=SAMPLE_STATES)
             length = len(shortest.moves) if shortest else length
     except SearchLimit:
-        pass  # after the limit of the first search, `length` is inf; after the limit of the second, it is the first's
+        pass  # keep the result of the first search; it is inf if the first search reached its limit
     return length

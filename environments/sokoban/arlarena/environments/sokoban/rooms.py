@@ -257,4 +257,4 @@ def generate(height: int, width: int, boxes: int, seed: int) -> Room:
         room = play_backwards(layout) if layout else None
         if room:
             return room
-    raise RoomsExhausted(f"no {height}x{width} room with {boxes} boxes in {MAX_DRAFTS} drafts: set fewer boxes")
+    raise RoomsExhausted(f"no {height}x{width} room with {boxes} boxes in {MAX_DRAFTS} attempts: set fewer boxes")

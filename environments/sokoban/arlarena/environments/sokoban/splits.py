@@ -33,8 +33,9 @@ from arlarena.environments.sokoban.symmetry import floor_plan_hash, room_hash
 SHARES = {"train": 5, "validation": 1, "test": 2}
 SPLITS = tuple(SHARES)
 EVALUATION_SPLITS = ("validation", "test")
-# Maximum number of drafts for one room. These drafts take seconds (a draft for another split takes 60 µs). The maximum
-# is reached only if the options exclude nearly all rooms, or if an evaluation set needs more rooms than exist.
+# Maximum number of drafts (attempts to draw a room) for one room. So many drafts take seconds; a draft for another
+# split takes only 60 µs. The maximum is reached only if the options exclude nearly all rooms, or if an evaluation set
+# needs more rooms than exist.
 MAX_DRAFTS = 50_000
 
 
@@ -126,7 +127,7 @@ def _find(split: str, index: int, options: RoomOptions, taken: frozenset[str] | 
     bounds = (f"{name} = {value}" for name, value in asdict(options).items() if "_" in name and value is not None)
     raise RoomsExhausted(
         f"no further {height}x{width} room with {boxes} boxes ({', '.join(bounds) or 'no bounds'}) for {split}/{index} "
-        f"in {MAX_DRAFTS} drafts: widen these options or request lower indices"
+        f"in {MAX_DRAFTS} attempts: either widen these options or request lower indices"
     )
 
 

@@ -9,7 +9,7 @@ from arlarena.environments.alfworld.engine.state import NOTHING, WorldState
 from arlarena.environments.alfworld.engine.world import House
 
 HANDS = frozenset(("inreceptacle", "objectatlocation", "holds", "holdsany"))
-EFFECTS: Mapping[str, frozenset[str]] = {  # action -> predicates; the action changes only their facts
+EFFECTS: Mapping[str, frozenset[str]] = {  # for each action, the predicates of the facts that it can change
     "gotolocation": frozenset(("atlocation",)),
     "openobject": frozenset(("opened",)),
     "closeobject": frozenset(("opened",)),

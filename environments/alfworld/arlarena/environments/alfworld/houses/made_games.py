@@ -85,8 +85,8 @@ def _loaded(split: str, index: int, options: HouseOptions, horizon: int) -> tupl
         if belongs_to(made.content_key, split) and _solvable(made, horizon):
             return draft, made
     raise TaskError(
-        f"no game for {split}/{index} in {MAX_DRAFTS} drafts: the options allow too few games: change things, "
-        "receptacles, instances, task_types or max_steps"
+        f"no game for {split}/{index} in {MAX_DRAFTS} attempts, because the options allow too few games: change "
+        "things, receptacles, instances, task_types or max_steps"
     )
 
 

@@ -82,6 +82,6 @@ def read_reply(text: str) -> MathReply:
             answer = boxed(rest[: block.start])
             alone = block.closed and block.on_lines and answer is None and not rest[block.end :].strip()
             return MathReply(block.content, block.closed, answer, False, alone)
-        programs += block.names_code and block.on_lines  # count an empty program, except ```python``` within a line
+        programs += block.names_code and block.on_lines  # an empty program, except ```python``` within a line
     answer = boxed(rest)
     return MathReply(None, True, answer, answer is None, answer is not None and not programs)

@@ -79,7 +79,7 @@ def _factors(gold: str, answer: str) -> bool:
 
 
 def _read_factors(text: str) -> list[int]:
-    """Return the factors of a product in ascending order. A power such as 2^3 gives several factors."""
+    """Return the factors of a product in ascending order. The power 2^3 gives the factors 2, 2, 2."""
     text = text.rpartition("=")[2] if text.count("=") == 1 else text
     factors: list[int] = []
     for part in split(normalize(re.sub(r"(?<=[\d\s}])[x\u00d7](?=[\d\s])", "*", text)), "*"):

@@ -30,7 +30,7 @@ def draw(random: Random, config: Any) -> tuple[str, list[int], int]:
         text, value = _expression(random, numbers, config.operators)
         if config.min_target <= value <= config.max_target:
             return text, numbers, value
-    raise ValueError(f"in {MAX_DRAFTS} drafts, no target is from {config.min_target} to {config.max_target}")
+    raise ValueError(f"in {MAX_DRAFTS} attempts, no target was from {config.min_target} to {config.max_target}")
 
 
 def _expression(random: Random, numbers: list[int], operators: tuple[str, ...]) -> tuple[str, int]:

@@ -37,7 +37,7 @@ def random_for(*key: object) -> Random:
 
 
 def split_of(key: str) -> str:
-    """Return the split of a content key."""
+    """Return the split of the problem with this content key."""
     return split_of_digest(key, SHARES)
 
 
@@ -115,7 +115,7 @@ class GeneratedProblems:
             if problem is not None and split_of(problem.key) == split and problem.key not in taken:
                 return problem
         raise TaskError(
-            f"{name} has no further problem for {split}/{index} in {MAX_DRAFTS} drafts: either widen its options "
+            f"{name} has no further problem for {split}/{index} in {MAX_DRAFTS} attempts: either widen its options "
             "under families, lower panel_size or request lower indices"
         )
 
