@@ -3,7 +3,7 @@
     python -m arlarena.environment.contract NAME [--options '{"key": "value"}']
 
 NAME is an installed environment, or a module with `load(where, options)`. The exit status is 1 if a check fails. To run
-the checks in your own test suite:
+the checks in your own test suite (pytest skips a check that raises `NotApplicable`):
 
     @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
     def test_contract(check):
@@ -17,6 +17,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from unittest import SkipTest
 
 from arlarena.environment.protocols import EnvironmentFactory, Episode, ExpertUnavailable
 from arlarena.environment.registry import load
@@ -25,8 +26,8 @@ from arlarena.proto.env_api import ResetSpec, StepResult
 
 TASKS = 4  # most checks play this number of tasks in each split
 DISJOINT_TASKS = 40  # `keeps_evaluation_tasks_out_of_training` compares this number of tasks in each split
-# Number of episodes in `offers_actions_until_the_end`. In each step, episode n plays admissible action number n, modulo
-# the number of these actions.
+# Number of episodes in `offers_actions_until_the_end`. In each step, episode n plays `offered[n % len(offered)]`;
+# `offered` is the list of admissible actions.
 ACTION_EPISODES = 4
 # Replies without an admissible action. They do not have the strict format (see `replies`). Template fields, unclosed
 # tags and control characters must not cause errors.
@@ -48,8 +49,8 @@ class ContractError(AssertionError):
     """The environment violates the contract. The message describes the violation."""
 
 
-class NotApplicable(Exception):
-    """The check does not apply to this environment. The message gives the reason."""
+class NotApplicable(SkipTest):
+    """The check does not apply to this environment. The message gives the reason. pytest skips the test."""
 
 
 def _require(condition: object, message: str) -> None:
@@ -69,7 +70,7 @@ def _start(environment: EnvironmentFactory, spec: ResetSpec) -> Episode:
 
 
 def _any_task(environment: EnvironmentFactory, index: int = 0) -> ResetSpec:
-    """Return the reset request of task `index` in the default split. In a smaller split, use the last task instead."""
+    """Return the reset request of task `index` in the default split. In a split with fewer tasks, use the last one."""
     size = environment.info.splits[0].size
     return ResetSpec(index=index if size is None else min(index, size - 1))
 
@@ -85,7 +86,7 @@ def _plan(episode: Episode) -> list[str]:
     except ExpertUnavailable as error:
         raise ContractError(
             f"{episode.task.id}: the expert found no plan ({error}); if the environment has no expert, set "
-            '`expert = False`, or leave the capability "expert" out of its info'
+            '`expert = False`; if it is no TextEnvironment, remove "expert" from `info.capabilities` instead'
         ) from error
 
 
@@ -98,7 +99,7 @@ def _some_replies(environment: EnvironmentFactory, spec: ResetSpec) -> list[str]
 
 
 def _transcript(episode: Episode, replies: Sequence[str]) -> list[StepResult]:
-    """Play the replies until the episode ends. Return all results."""
+    """Play the replies in order, at most to the end of the episode. Return the results, beginning with `observe()`."""
     results = [episode.observe()]
     for reply in replies:
         if episode.done:
@@ -130,7 +131,7 @@ def has_complete_info(environment: EnvironmentFactory) -> None:
 
 
 def names_its_tasks(environment: EnvironmentFactory) -> None:
-    """Check that `task` accepts a task's id, alone and together with the task's split and index."""
+    """Check that the method `task` finds a task by its id. The request may also contain the task's split and index."""
     for spec in _specs(environment):
         task = environment.task(spec)
         for request in (ResetSpec(task_id=task.id), ResetSpec(task_id=task.id, split=spec.split, index=spec.index)):
@@ -138,7 +139,9 @@ def names_its_tasks(environment: EnvironmentFactory) -> None:
 
 
 def keeps_evaluation_tasks_out_of_training(environment: EnvironmentFactory) -> None:
-    """Check that no content key of an evaluation split occurs in a training split."""
+    """Check that no task is both in an evaluation split and in a training split. The check compares the content keys of
+    the first `DISJOINT_TASKS` tasks of each split.
+    """
     keys: dict[bool, set[str]] = {True: set(), False: set()}
     evaluation = {split.name: split.evaluation for split in environment.info.splits}
     for spec in _specs(environment, DISJOINT_TASKS):
@@ -164,8 +167,8 @@ def begins_with_an_observation(environment: EnvironmentFactory) -> None:
     """Check the first result of an episode, before any step.
 
     The prompt must contain all words of the observation's text, in any order. `state_key` and `observation_key` must
-    not be empty. The reward must be None, and the score at least 0 and below 1. `format_valid` and `action_valid` must
-    be True.
+    not be empty, and `task_id` must be the task's id. The reward must be None, and the score at least 0 and below 1.
+    `done` must be False, `step` 0, and `remaining_steps` the horizon. `format_valid` and `action_valid` must be True.
     """
     for spec in _specs(environment):
         first = _start(environment, spec).observe()
@@ -178,7 +181,7 @@ def begins_with_an_observation(environment: EnvironmentFactory) -> None:
         _require(words, f"{spec}: the observation's text is empty")
         _require(
             seen.text in seen.prompt or words <= shown,
-            f"{spec}: the observation's text is not in its prompt, which lacks {min(words - shown, default='')!r}",
+            f"{spec}: the prompt lacks words of the observation's text, such as {min(words - shown, default='')!r}",
         )
         _require(
             seen.action_valid and seen.format_valid,
@@ -236,7 +239,7 @@ def offers_actions_until_the_end(environment: EnvironmentFactory) -> None:
 
 
 def marks_unreadable_replies(environment: EnvironmentFactory) -> None:
-    """Check that an unreadable reply counts as a step, gets a reward, and has `format_valid` False."""
+    """Check that each reply of `UNREADABLE` counts as a step, gets a reward, and has `format_valid` False."""
     for reply in UNREADABLE:
         result = _start(environment, _any_task(environment, 1)).step(reply)
         marks = (result.observation.step, result.observation.format_valid)
@@ -262,8 +265,8 @@ def knows_the_strict_format(environment: EnvironmentFactory) -> None:
 
 
 def has_an_expert_that_solves_it(environment: EnvironmentFactory) -> None:
-    """Check that the expert's replies solve the tasks and have the strict format (see `replies`). After each of these
-    replies, the expert's plan must be the rest of the old plan.
+    """Check that the expert solves the first `TASKS` tasks of each split. Each reply of the expert must have
+    `action_valid` and `format_valid` True. Before each reply, a new plan must equal the rest of the first plan.
     """
     _need_expert(environment)
     for spec in _specs(environment):
@@ -302,7 +305,7 @@ def forks(environment: EnvironmentFactory) -> None:
 
 
 def has_keys_of_states(environment: EnvironmentFactory) -> None:
-    """Check that different tasks have different state keys. A step that does not change the state must also leave
+    """Check that two tasks have different state keys. A step that does not change the state must also leave
     `state_key` and `observation_key` unchanged.
 
     Training methods with step-level advantages compare turns with equal keys. If a key contained a step counter, no two

@@ -61,7 +61,7 @@ class PromptTemplate:
     _values: Callable[[Scene], object] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check the fields, and build the pattern."""
+        """Check the fields of the text, and prepare `render`."""
         try:
             parts = list(Formatter().parse(self.text))
         except ValueError as error:

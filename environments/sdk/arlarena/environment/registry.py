@@ -45,8 +45,8 @@ def load(where: str, name: str, options: Mapping[str, Any]) -> EnvironmentFactor
         options: The options of the environment.
 
     Raises:
-        ConfigError: The name is unknown, the module cannot be imported, or an option is invalid. The function `load`
-            has other parameters, raises an exception, or does not return an environment.
+        ConfigError: The name is unknown, the module cannot be imported, or an option is invalid. This error also
+            occurs if the function `load` has other parameters, raises an exception or returns no environment.
     """
     table = f"{where[:-1]}.options]" if where.endswith("]") else f"{where} [options]"
     prefix = f"{where} name = {name!r}"
@@ -58,17 +58,17 @@ def load(where: str, name: str, options: Mapping[str, Any]) -> EnvironmentFactor
         except ConfigError:
             raise
         except Exception as error:
-            raise ConfigError(f"{prefix}: its load(where, options) failed: {_describe(error)}") from error
+            raise ConfigError(f"{prefix}: the function load(where, options) failed: {_describe(error)}") from error
     if problem:
-        raise ConfigError(f"{prefix}: its load(where, options) must return an environment, but {problem}")
+        raise ConfigError(f"{prefix}: the function load(where, options) must return an environment, but {problem}")
     return factory
 
 
 def info_of(factory: EnvironmentFactory, name: str) -> Info:
-    """Return the environment's `Info`. If the argument `name` is not "", it replaces the field `name`.
+    """Return the environment's `Info`. The argument `name` replaces the field `name`, unless the argument is "".
 
-    `name`: the name in the server's configuration. Clients compare the field with the name in their configuration. A
-    module's name in the configuration differs from the environment's own name.
+    `name`: the environment's name in the server's configuration. Clients compare the field `name` with the name in
+    their own configuration. The configuration may contain a module's name, which differs from the environment's name.
     """
     return msgspec.structs.replace(factory.info, name=name) if name else factory.info
 
@@ -91,9 +91,9 @@ def _loader(prefix: str, name: str) -> Loader:
         )
     if not _takes_two_arguments(found):
         raise ConfigError(
-            f"{prefix}: its `load` does not take (where, options), so it is not an environment: an environment has "
-            "load(where: str, options: Mapping[str, Any]) -> EnvironmentFactory; installed: "
-            f"{', '.join(known) or 'none'}"
+            f"{prefix}: this module is not an environment, because its `load` does not take (where, options): either "
+            "define load(where: str, options: Mapping[str, Any]) -> EnvironmentFactory, or name an installed "
+            f"environment ({', '.join(known) or 'none'})"
         )
     return cast(Loader, found)
 
@@ -114,11 +114,13 @@ def _from_module(name: str) -> Any:
 
 
 def _reinstall_hint(point: EntryPoint | None) -> str:
-    """Return a hint to install the distribution again, for an error message. Return "" for a module."""
+    """Return the end of an error message: install the distribution of the entry point again. Return "" if `point` is
+    None, because the environment is then a module without a distribution.
+    """
     if point is None:
         return ""
-    distribution = f" of {point.dist.name}" if point.dist is not None else ""
-    return f"; the entry point{distribution} names {point.value}: install that distribution again"
+    name = point.dist.name if point.dist is not None else "the distribution of this entry point"
+    return f"; the entry point refers to {point.value}: install {name} again"
 
 
 def _takes_two_arguments(loader: Any) -> bool:
@@ -135,7 +137,9 @@ def _takes_two_arguments(loader: Any) -> bool:
 
 
 def _problem_of(factory: Any) -> str:
-    """Return why `factory` is not an environment, or "" if it is one. Exceptions of `factory.info` are not caught."""
+    """Return the reason why `factory` is not an environment. Return "" if it is an environment. Exceptions of
+    `factory.info` are not caught.
+    """
     if isinstance(factory, type):
         return f"it returns the class {factory.__name__}: return an instance of the class"
     lacking = [name for name in ("info", "blocking", "task", "start") if not _has(factory, name)]
@@ -153,7 +157,9 @@ def _has(factory: Any, name: str) -> bool:
 
 
 def _describe(error: BaseException) -> str:
-    """Return an exception as text, with its source line: `NameError: name 'x' is not defined (module.py, line 3)`."""
+    """Return an exception as text, such as `NameError: name 'x' is not defined (module.py, line 3)`. For an ImportError
+    or a SyntaxError, the text is only the type and the message.
+    """
     message = f"{type(error).__name__}: {error}"
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, ImportError | SyntaxError) or not frames:

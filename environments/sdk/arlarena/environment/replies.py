@@ -41,8 +41,8 @@ _THINK = re.compile(r"<\s*+/?+\s*+think(?:\s[^<>/]*+)?+>", re.IGNORECASE)
 
 
 class ParsedReply(msgspec.Struct, frozen=True, gc=False):
-    """A parsed reply. `action`: the action to play; None for an unreadable reply. `written`: the text in the place of
-    the action, even if it is not an admissible action.
+    """A parsed reply. `action`: the action to play; None if the reply has no valid action. `written`: the action as
+    the reply writes it, even if it is not admissible.
     """
 
     action: str | None
@@ -56,7 +56,7 @@ class ParsedReply(msgspec.Struct, frozen=True, gc=False):
 
 
 def reply(thought: str, action: str) -> str:
-    """Build a reply in the strict format."""
+    """Build the reply `<think>THOUGHT</think><action>ACTION</action>`."""
     return f"{THINK}{thought}{END_THINK}{ACTION.replace('{action}', action)}"
 
 
@@ -86,7 +86,8 @@ def parse(text: str, actions: Collection[str] | None = None) -> ParsedReply:
 
     The text after the thought determines the action. If this text has exactly one element `<action>…</action>`, the
     element's content is the action. If this text has no `<action>` tag, the complete text is the action. Other replies
-    are unreadable. With `actions`, the action must be in `actions`. Case and surrounding white space are ignored.
+    are unreadable. If `actions` is not None, a reply with an action outside `actions` is unreadable. Upper and lower
+    case are equal, and white space around the action is ignored.
 
     `format_valid` is True if the reply is exactly `<think>…</think><action>…</action>`. White space is allowed between
     and around the elements. `<think>` may be missing, because some chat templates contain it.

@@ -70,7 +70,7 @@ class TextGame(ABC):
         """Return the current observation, without history."""
 
     def prompt_text(self) -> str:
-        """Return the observation for prompts. It can omit the task if the template has {task}. Default: `text`."""
+        """Return the observation for prompts. It can omit the task if the template shows it. Default: `text()`."""
         return self.text()
 
     @abstractmethod
@@ -83,7 +83,9 @@ class TextGame(ABC):
 
     @abstractmethod
     def play(self, action: str | None) -> float:
-        """Play an action, and return the reward, a finite number. `action`: None for an unreadable reply."""
+        """Play an action. Return the reward, a finite number. `action` is None if the reply has no valid action. This
+        method is also called with actions that `accepts` rejects.
+        """
 
     def copy(self) -> Self:
         """Return an independent game in the same state. Default: a deep copy. Override this method if large parts of
@@ -102,7 +104,7 @@ class TextGame(ABC):
         return self.solved
 
     def frame(self) -> Frame | None:
-        """Return an image of the current observation, or None. Default: None."""
+        """Return an image of the current observation. Return None if there is no image. Default: None."""
         return None
 
     def actions(self) -> Sequence[str] | None:
@@ -110,9 +112,10 @@ class TextGame(ABC):
         return None
 
     def examples(self) -> Sequence[str] | None:
-        """Return actions that work in this state, for random players, or None. Default: the admissible actions.
+        """Return some valid actions of the current state, for random players. Return None if there are no examples.
+        Default: the result of `actions`.
 
-        A game with free text, such as a search, has no list of all actions. It can return its other actions here.
+        If any text can be an action, `actions` returns None. Such a game can return some of its actions here.
         """
         return self.actions()
 
@@ -165,8 +168,7 @@ class TextEpisode:
         return self._result(None, "", action_valid=True, format_valid=True)
 
     def step(self, text: str) -> StepResult:
-        """Play a reply. Unreadable replies and actions that the game does not accept also count as steps. These steps
-        have `action_valid` False.
+        """Play a reply. A reply without a valid action also counts as a step; this step has `action_valid` False.
 
         Raises:
             RuntimeError: the episode has ended.
@@ -186,7 +188,7 @@ class TextEpisode:
         """Return the expert's replies from the current state to the end.
 
         Raises:
-            ExpertUnavailable: see `TextGame.plan`.
+            ExpertUnavailable: there is no expert, or the expert finds no plan.
         """
         return self._game.plan()
 
@@ -231,7 +233,7 @@ class TextEpisode:
 
 
 class TextEnvironment(ABC):
-    """A text game with its options. It is the factory of the episodes.
+    """The base class of environments with text games. An instance has the options and starts the episodes.
 
     Attributes:
         name, version, description: shown in `/v1/info`. If new code changes a task or a transcript, change the version.
@@ -292,9 +294,17 @@ class TextEnvironment(ABC):
         )
 
     def task(self, spec: ResetSpec) -> Task:
-        """Return the task of a reset request. Raises the errors of `indexed_task`."""
+        """Return the task of a reset request.
+
+        Raises:
+            TaskError: the split is unknown, the index is out of range, or the fields contradict each other.
+        """
         return indexed_task(self.name, self.splits, spec)
 
     def start(self, task: Task) -> TextEpisode:
-        """Start an episode. Raises the errors of `game`."""
+        """Start an episode.
+
+        Raises:
+            TaskError: the task does not exist.
+        """
         return TextEpisode(self, task, self.game(task))

@@ -6,11 +6,13 @@ from collections import Counter
 import pytest
 from support.environments.alfworld_support import tiny_game, typed
 
+from arlarena.environment.protocols import ExpertUnavailable
 from arlarena.environments.alfworld.content import loaded
 from arlarena.environments.alfworld.engine.game import Game
 from arlarena.environments.alfworld.expert import Expert, NoPlan
 from arlarena.environments.alfworld.houses.generator import SPLITS, HouseOptions
 from arlarena.environments.alfworld.houses.made_games import GeneratedGames
+from arlarena.environments.alfworld.played_game import AlfworldGame
 from arlarena.environments.alfworld.task_kinds import HEAT, PICK, TASK_TYPES, TWO, TaskGoal
 
 HORIZON = 50
@@ -151,3 +153,10 @@ def test_an_impossible_task_raises_no_plan():
         plan(TaskGoal(HEAT, "Apple", "SinkBasin"), without=["(receptacleType Microwave_bar_1 MicrowaveType)"])
     with pytest.raises(NoPlan, match="not solved the task after 400 steps"):
         plan(TaskGoal(PICK, "Apple", "SinkBasin"), without=["(pickupable Apple_bar_1)", "(pickupable Apple_bar_2)"])
+
+
+def test_without_the_native_engine_the_expert_names_the_reason():
+    game = AlfworldGame(GeneratedGames(SMALL, HORIZON, 1).game("train", 0), think=True)
+    game._loaded = None  # as in a game that only TextWorld can play
+    with pytest.raises(ExpertUnavailable, match="the native engine, which cannot play this game"):
+        game.plan()

@@ -174,5 +174,5 @@ def test_options_that_allow_no_game_are_refused(options, message):
 
 def test_options_without_a_valid_draft_are_a_task_error(monkeypatch):
     monkeypatch.setattr("arlarena.environments.alfworld.houses.made_games.MAX_DRAFTS", 20)
-    with pytest.raises(TaskError, match="no game for train/0 in 20 drafts: the options allow too few games"):
+    with pytest.raises(TaskError, match="no game for train/0 in 20 attempts, because the options allow too few games"):
         draft_of("train", 0, HouseOptions(things=(40, 45)), 1)

@@ -13,8 +13,8 @@ from arlarena.proto.config import ConfigError
 GUESS = "from arlarena.environments.guess.environment import GuessEnvironment\n"
 # (text of a module, expected error)
 MODULES = {
-    "other_arguments": ("def load(path): ...", "does not take (where, options), so it is not an environment"),
-    "no_function": ("load = 3", "does not take (where, options), so it is not an environment"),
+    "other_arguments": ("def load(path): ...", "not an environment, because its `load` does not take (where, options)"),
+    "no_function": ("load = 3", "not an environment, because its `load` does not take (where, options)"),
     "nothing": ("value = 1", "the module has no function load; installed: "),
     "returns_none": ("def load(where, options): ...", "it returns NoneType, which lacks info, blocking, task, start"),
     "returns_class": (
@@ -53,7 +53,7 @@ def test_a_module_that_is_not_an_environment_is_explained(tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("json", "does not take (where, options), so it is not an environment"),
+        ("json", "not an environment, because its `load` does not take (where, options)"),
         ("numpy", "failed: FileNotFoundError: "),
         ("sokobn", "unknown environment; did you mean 'sokoban'?"),
         ("tir-math", "unknown environment; did you mean 'tir_math'?"),
@@ -81,7 +81,9 @@ def test_an_entry_point_without_its_function_is_explained(monkeypatch, value, sa
     with pytest.raises(ConfigError) as caught:
         registry.load("[environment]", "gone", {})
     assert said in str(caught.value)
-    assert str(caught.value).endswith(f"; the entry point names {value}: install that distribution again")
+    assert str(caught.value).endswith(
+        f"; the entry point refers to {value}: install the distribution of this entry point again"
+    )
 
 
 def test_a_modules_prints_do_not_reach_stdout(tmp_path):

@@ -1,6 +1,7 @@
 """Ends of text-game episodes, and environments without an expert."""
 
 import asyncio
+from unittest import SkipTest
 
 import pytest
 from support.environments.conversation_support import serving
@@ -218,5 +219,9 @@ def test_the_contract_refuses_a_prompt_that_lacks_a_part_of_the_observation(monk
     check = CHECKS["begins_with_an_observation"]
     check(GuessingEnvironment())
     monkeypatch.setattr(GuessingEnvironment, "template", PromptTemplate("full", "1", "{observation}"))
-    with pytest.raises(ContractError, match=r"is not in its prompt, which lacks 'Say'"):
+    with pytest.raises(ContractError, match=r"the prompt lacks words of the observation's text, such as 'Say'"):
         check(GuessingEnvironment())
+
+
+def test_pytest_skips_a_check_that_does_not_apply():
+    assert issubclass(NotApplicable, SkipTest)  # pytest skips a test that raises `unittest.SkipTest`

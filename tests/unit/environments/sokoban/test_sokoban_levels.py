@@ -88,7 +88,7 @@ def test_other_mistakes_with_levels_are_explained(tmp_path):
     with pytest.raises(ConfigError, match="contains no level file"):
         load("test", "sokoban", {"levels": str(tmp_path)})
     path = level_file(tmp_path / "levels.txt", [generate(7, 7, 1, seed) for seed in range(60)])
-    with pytest.raises(ConfigError, match="leave out boxes"):
+    with pytest.raises(ConfigError, match="remove boxes"):
         load("test", "sokoban", {"levels": str(path), "boxes": 2})
 
 
@@ -116,7 +116,7 @@ def test_a_curriculum_rises_only_in_training():
     assert most("train", range(130, 150)) == 3
     assert most("train", range(180, 230)) == 5
     assert most("test", range(40)) == 5
-    with pytest.raises(ConfigError, match="needs max_pushes"):
+    with pytest.raises(ConfigError, match="curriculum: set max_pushes"):
         load("test", "sokoban", {"curriculum": {}})
 
 

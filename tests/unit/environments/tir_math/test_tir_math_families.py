@@ -232,7 +232,9 @@ def test_a_family_with_too_few_problems_for_a_split_is_an_error():
         for index in range(50):
             found.append(problems.problem("test", index).key)
 
-    with pytest.raises(TaskError, match=r"count_primes has no further problem for test/\d+ in 2000 drafts: widen"):
+    with pytest.raises(
+        TaskError, match=r"count_primes has no further problem for test/\d+ in 2000 attempts: either widen"
+    ):
         draw_all()
     assert 5 <= len(found) == len(set(found))
 
@@ -271,5 +273,5 @@ def test_trivial_problems_are_not_used():
 def test_drawing_stops_after_the_maximum_of_drafts(monkeypatch):
     problems = made("gcd")
     monkeypatch.setattr(module, "MAX_DRAFTS", 3)
-    with pytest.raises(TaskError, match="in 3 drafts"):
+    with pytest.raises(TaskError, match="in 3 attempts"):
         problems.draw("test", 0, AnyKey())

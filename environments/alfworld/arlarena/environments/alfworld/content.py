@@ -26,6 +26,7 @@ class LoadedGame:
     """A game that is ready to be played.
 
     Attributes:
+        rules: the definition of the game.
         goal: the goal; None if the goal belongs to none of the six kinds of tasks. The expert (a program that solves
             tasks) needs the goal.
         type: the kind of task; "" if unknown.
@@ -39,9 +40,7 @@ class LoadedGame:
 
 
 def loaded(rules: GameRules, kind: str = "") -> LoadedGame:
-    """Build a loaded game from its rules. `kind`: the kind of task in the game's file. If "", the goal determines the
-    kind.
-    """
+    """Build a loaded game from its rules. `kind`: the kind of task. If `kind` is "", the goal determines it."""
     try:
         goal = goal_of(rules.goal)
     except GameError:

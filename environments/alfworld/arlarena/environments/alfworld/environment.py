@@ -51,7 +51,11 @@ class Games(Protocol):
         ...
 
     def file(self, split: str, index: int) -> GameFile:
-        """Return the three texts of the game's file. Errors as in `game`, but the game's rules are not checked."""
+        """Return the three texts of the game's file. The rules in these texts are not checked.
+
+        Raises:
+            TaskError: the game cannot be read or generated.
+        """
         ...
 
     def name(self, split: str, index: int) -> str:
@@ -91,7 +95,12 @@ class AlfworldEnvironment(TextEnvironment):
         return msgspec.structs.replace(super().info, data=self.data)
 
     def task(self, spec: ResetSpec) -> Task:
-        """Return the task of a reset. A task's id may contain a game's name: `alfworld/<split>/<folder>/<trial>`."""
+        """Return the task of a reset request. A task's id may contain a game's name:
+        `alfworld/<split>/<folder>/<trial>`.
+
+        Raises:
+            TaskError: the task does not exist, or the fields contradict each other.
+        """
         if spec.task_id is not None:
             _, _, rest = spec.task_id.partition("/")
             split, _, name = rest.partition("/")

@@ -75,8 +75,8 @@ class Expert:
         )
 
     def _next(self, game: Game, action: str, things: Mask, receptacles: Mask) -> str:
-        """Return the next command towards `action` with one of `things` and one of `receptacles`. The mask -1 contains
-        all things.
+        """Return the next command on the way to `action`, with one of `things` and one of `receptacles`. For `things`,
+        the mask -1 means any thing.
 
         If the action is possible at the current location, return its command. Otherwise, open a closed receptacle of
         `receptacles` at this location. If there is no such receptacle, go to the next receptacle of `receptacles`.
@@ -94,8 +94,8 @@ class Expert:
         raise NoPlan("no receptacle is left to visit")
 
     def _route(self, here: int, receptacles: Mask) -> list[int]:
-        """Return one receptacle of `receptacles` for each location: the first by name. The order is the cyclic order of
-        these names, and begins after the current location.
+        """For each location, return only the first receptacle of `receptacles` by name. The result is in the cyclic
+        order of the names, which begins after the current location.
         """
         first: dict[int, int] = {}
         for one in self._order:

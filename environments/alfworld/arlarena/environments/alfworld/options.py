@@ -19,8 +19,8 @@ class AlfworldOptions(Table):
 
     games: Path | None = Field(
         None,
-        description="folder or file with official games, or with games in their format; default: the folder "
-        "ALFWORLD_DATA, or generated games if this variable is not set",
+        description="a folder of games in the official format, or the file of one game; default: the folder in the "
+        "environment variable ALFWORLD_DATA; without this variable, games are generated",
     )
     task_types: tuple[str, ...] = Field(TASK_TYPES, description="kinds of tasks to play")
     things: tuple[int, int] = Field(

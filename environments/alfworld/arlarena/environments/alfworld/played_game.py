@@ -51,7 +51,9 @@ class HouseGame(TextGame):
                 game, or the expert finds no plan.
         """
         game = self.native()
-        if game is None or self._loaded is None or self._loaded.goal is None:
+        if game is None or self._loaded is None:
+            raise ExpertUnavailable("the expert needs the native engine, which cannot play this game")
+        if self._loaded.goal is None:
             raise ExpertUnavailable("the goal is none of ALFWorld's six kinds of tasks")
         expert = Expert(self._loaded.rules.house, self._loaded.goal)
         try:
@@ -87,11 +89,11 @@ class AlfworldGame(HouseGame):
         return self._game.menu.commands
 
     def offered(self) -> str:
-        """See `HouseGame`."""
+        """Return the admissible commands except `help`, as in the ARLArena paper."""
         return self._game.menu.offered
 
     def play(self, action: str | None) -> float:
-        """Play a command. None, or a command that is not admissible, changes nothing."""
+        """Play a command. If the command is None or not admissible, the state does not change."""
         if action is None:
             self._game.feedback = NOTHING_HAPPENS
             return 0.0

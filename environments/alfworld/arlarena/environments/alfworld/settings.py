@@ -10,7 +10,9 @@ from pathlib import Path
 
 
 def alfworld_data() -> Path | None:
-    """Return ALFWORLD_DATA, the folder in which ALFWorld's tools store games. None if the variable is not set."""
+    """Return the folder that ALFWORLD_DATA names: ALFWorld's tools store games there. Return None if this environment
+    variable is not set.
+    """
     value = os.environ.get("ALFWORLD_DATA")
     return Path(value).expanduser() if value else None
 

@@ -110,7 +110,7 @@ class StockEngine:
         self._state, _, _ = self._env.step(command)
 
     def output(self) -> EngineOutput:
-        """Return the current output."""
+        """Return the output after the last command, or at the start of the game."""
         state, now = self._state, frozenset(self._facts())
         changes = repr((sorted(now - self._start), sorted(self._start - now)))
         return EngineOutput(state.feedback, tuple(state["admissible_commands"]), bool(state["won"]), changes)
@@ -145,8 +145,11 @@ class EnginePool:
         self._lock = Lock()
 
     def take(self, file: GameFile, played: tuple[str, ...]) -> StockEngine:
-        """Take an engine with this state out of the pool. If no engine has this state, another engine loads the game
-        and replays the commands. Errors as in `StockEngine.load`.
+        """Take an engine out of the pool. Its state is the game `file` after the commands `played`. If no engine is in
+        this state, another engine loads the game and replays the commands.
+
+        Raises:
+            GameError: the engine refuses the game.
         """
         with self._lock:
             at = next((at for at, (state, _) in enumerate(self._engines) if state == (file, played)), None)
@@ -164,7 +167,7 @@ class EnginePool:
         return engine
 
     def give(self, file: GameFile, played: tuple[str, ...], engine: StockEngine) -> None:
-        """Return an engine to the pool."""
+        """Put an engine back into the pool. Its state is the game `file` after the commands `played`."""
         with self._lock:
             self._engines.append(((file, played), engine))
 
@@ -202,7 +205,7 @@ class TextWorldGame(HouseGame):
         return self._output.commands
 
     def play(self, action: str | None) -> float:
-        """Play a command. None, or a command that is not admissible, changes nothing."""
+        """Play a command. If the command is None or not admissible, the state does not change."""
         if action is None or action.strip() not in self._output.commands:
             self._text = NOTHING_HAPPENS
             return 0.0
@@ -230,7 +233,7 @@ class TextWorldGame(HouseGame):
 
 
 def _task(file: GameFile) -> str:
-    """Return the sentence of the task, or "" if the grammar cannot be read."""
+    """Return the sentence that states the task. Return "" if the grammar cannot be read."""
     try:
         return read_grammar(file.grammar)[1]
     except GameError:

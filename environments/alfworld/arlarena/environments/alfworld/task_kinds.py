@@ -40,7 +40,7 @@ class TaskGoal:
     lamp: str = ""
 
     def sentence(self, choice: int) -> str:
-        """Return the sentence that states the task. `choice`: which of the two wordings, 0 or 1."""
+        """Return the sentence that states the task. `choice`: the number of the wording, 0 or 1."""
         words = {"thing": self.thing.lower(), "receptacle": self.receptacle.lower(), "lamp": self.lamp.lower()}
         return f"Your task is to: {SENTENCES[self.type][choice].format(**words)}."
 

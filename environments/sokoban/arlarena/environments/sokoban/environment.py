@@ -43,7 +43,9 @@ CACHED_STATES = 16_384  # a cached state needs about 1 KB; the episodes of a gro
 
 @lru_cache(maxsize=4096)
 def optimal_moves(room: Room) -> int | None:
-    """Return the number of moves in the shortest solution, or None if the search finds no solution within its limit."""
+    """Return the number of moves in the shortest solution. Return None if there is no solution, or if the search
+    reaches its limit.
+    """
     try:
         plan = least_moves(room, max_states=OPTIMUM_STATES)
     except SearchLimit:
@@ -81,7 +83,7 @@ class SokobanGame(TextGame):
         return "\n".join(self._shown[0])
 
     def frame(self) -> Frame | None:
-        """Return an image of the room, or None if the options do not select images."""
+        """Return an image of the room. Return None if the options select no images."""
         if not (self._options.frames or self._options.observation == "image"):
             return None
         return draw(self._shown[0])
@@ -91,7 +93,7 @@ class SokobanGame(TextGame):
         return ACTIONS
 
     def play(self, action: str | None) -> float:
-        """Walk, push or stand still, and return the reward. An unreadable reply means to stand still."""
+        """Walk, push or stand still, and return the reward. If `action` is None, the player stands still."""
         before: RoomState = self.now
         self.now = advance(self.room, before, action or "still")
         if self.now == before:
@@ -104,7 +106,7 @@ class SokobanGame(TextGame):
         return reward_of(self.room, before, self.now)
 
     def plan(self) -> list[str]:
-        """Return the replies of an optimal plan from the current state.
+        """Return the expert's replies from the current state to the solution.
 
         Raises:
             ExpertUnavailable: the room can no longer be solved, or the search reached its limit.
@@ -166,8 +168,8 @@ class SokobanEnvironment(TextEnvironment):
 
     @property
     def warnings(self) -> list[str]:
-        """Return warnings for the server's operator, about unused levels and about a horizon that is too short for most
-        levels.
+        """Return warnings for the server's operator, about levels that are left out, and about a horizon that is too
+        short for most levels.
         """
         if self._levels is None:
             return []

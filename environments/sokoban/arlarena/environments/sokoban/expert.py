@@ -1,4 +1,4 @@
-"""The expert: computes an optimal plan, and writes the plan as replies `<think>…</think><action>…</action>`."""
+"""The expert computes a plan and writes it as replies `<think>…</think><action>…</action>`."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ SAMPLE_STATES = 1_000  # maximum number of states in a search, about 0.05 s
 
 
 def horizon_hint(levels: Levels, max_steps: int) -> str | None:
-    """Return a warning if most levels of a sample cannot be solved in `max_steps` moves, else None.
+    """Return a warning if most levels of a sample cannot be solved in `max_steps` moves. Otherwise,
+    return None.
 
     The call takes at most about 3 s. If the searches for a level find no solution, the level counts as not solvable.
     The warning contains the median number of moves in the solutions. Most of these solutions have the fewest pushes, so
@@ -30,7 +31,7 @@ def horizon_hint(levels: Levels, max_steps: int) -> str | None:
     needed = (
         f"the median solution has {middle:.0f} moves"
         if math.isfinite(middle)
-        else "for most of them, the search found no solution"
+        else "the search found no solution for most of the levels"
     )
     which = "levels" if len(sample) == len(rooms) else f"sampled levels (of {len(rooms)})"
     return (
@@ -40,7 +41,7 @@ def horizon_hint(levels: Levels, max_steps: int) -> str | None:
 
 
 def _solution_length(room: Room, max_steps: int) -> float:
-    """Return the number of moves in a solution, or inf without a solution.
+    """Return the number of moves in a solution. Return inf if no solution is found.
 
     The first search finds the solution with the fewest pushes. If this solution has more than `max_steps` moves, a
     second search looks for the shortest solution.
@@ -53,5 +54,5 @@ def _solution_length(room: Room, max_steps: int) -> float:
             shortest = least_moves(room, limit=max_steps, max_states=SAMPLE_STATES)
             length = len(shortest.moves) if shortest else length
     except SearchLimit:
-        pass  # if the first search reached its limit, `length` is inf; if the second, it is the first search's length
+        pass  # keep the result of the first search; it is inf if the first search reached its limit
     return length

@@ -1,7 +1,7 @@
 """Rooms from level files in Boxoban's format: grids, each after a line like `; 12`.
 
 A level's floor plan is its walls and targets. As for generated rooms, the hash of the floor plan determines the split.
-The file does not matter. These levels are left out:
+The name of the file has no influence. These levels are left out:
 - levels that equal an earlier level, up to rotation and reflection;
 - invalid rooms;
 - levels that are solved at the start;
@@ -84,7 +84,9 @@ def _read(file: Path) -> str:
 
 
 def _why_unplayable(room: Room, max_states: int) -> str:
-    """Return why a room cannot be played, or "" if it can be played or the search reaches its limit."""
+    """Return the reason why a room cannot be played. Return "" if the room can be played, or if the search for a
+    solution reaches its limit.
+    """
     if room.boxes == room.targets:
         return "it is solved at the start"
     try:
@@ -98,7 +100,7 @@ def load_levels(path: Path) -> Levels:
     """Return the rooms of a file, or of all *.txt files below a folder.
 
     Raises:
-        LevelsError: a file cannot be read, or a split gets no level.
+        LevelsError: the folder contains no level file, a file cannot be read, or a split gets no level.
     """
     left_out: list[str] = []
     found: dict[str, tuple[str, Room]] = {}

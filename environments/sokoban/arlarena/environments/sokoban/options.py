@@ -24,7 +24,7 @@ class Curriculum(Table):
     """
 
     first: NonNegativeInt = Field(
-        1_000_000, description="index of the curriculum's first task; use the trainer's value of train_index_start"
+        1_000_000, description="index of the curriculum's first task; use the value of [trainer] train_index_start"
     )
     tasks: int = Field(
         2_000, gt=0, le=SEED_STRIDE, description="number of tasks after which the rooms need up to max_pushes pushes"
@@ -58,8 +58,8 @@ class SokobanOptions(Table):
     )
     observation: ObservationStyle = Field(
         "grid",
-        description="content of an observation: the grid; the grid and the coordinates; the grid, the coordinates and "
-        "the neighbouring cells; or an image",
+        description="content of an observation; grid: the grid; grid+coordinates: also the coordinates; "
+        "grid+surroundings: also the coordinates and the neighbouring cells; image: an image",
     )
     frames: bool = Field(
         False, description="whether each observation has an image; observation = 'image' always has an image"
@@ -78,7 +78,8 @@ class SokobanOptions(Table):
             raise ValueError("the compact template shows no history: set history = 0 or template = 'full'")
         if self.curriculum is not None and (self.max_pushes is None or self.levels is not None):
             raise ValueError(
-                "curriculum needs max_pushes, the maximum number of pushes at its end, and cannot be used with levels"
+                "curriculum: set max_pushes, the maximum number of pushes at the end of the curriculum; if levels is "
+                "set, remove it"
             )
         self.rooms()  # raises ValueError for impossible sizes and bounds
         self._check_levels()
@@ -90,7 +91,7 @@ class SokobanOptions(Table):
         if generator_options := sorted(
             {"size", "boxes", "min_moves", "max_moves", "min_pushes", "max_pushes"} & self.model_fields_set
         ):
-            raise ValueError(f"levels replaces generated rooms: leave out {', '.join(generator_options)}")
+            raise ValueError(f"levels replaces generated rooms: remove {', '.join(generator_options)}")
         load_levels(self.levels)
 
     @property

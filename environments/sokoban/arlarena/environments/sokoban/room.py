@@ -141,7 +141,9 @@ def _empty_grid(cell_count: int, floor: int, targets: int) -> str:
 
 
 def render(room: Room, player: int, boxes: int) -> list[str]:
-    """Return the grid of a room, one string per row. `player`, `boxes`: the cell number and the mask to show."""
+    """Return the grid of a room, one string per row. `player`: the player's cell number. `boxes`: the
+    mask of the boxes.
+    """
     width = room.width
     letters = list(_empty_grid(room.height * width, room.floor, room.targets))
     letters[player] = PLAYER_ON_TARGET if letters[player] == TARGET else PLAYER

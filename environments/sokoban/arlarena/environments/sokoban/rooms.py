@@ -49,12 +49,12 @@ _MASKS = (
 
 
 class RoomsExhausted(RuntimeError):
-    """All drafts failed: none gave a room that fulfils the requirements."""
+    """All attempts to generate a room that fulfils the requirements failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A room before reverse play. The boxes are on their targets. `player`: the player's cell at this time."""
+    """A room before reverse play. The boxes are on their targets. `player`: the player's cell before reverse play."""
 
     height: int
     width: int
@@ -70,7 +70,9 @@ class Layout:
 
 @lru_cache(maxsize=64)
 def _mask_bits(height: int, width: int) -> tuple[tuple[int, ...], ...]:
-    """Return the five bit masks around each cell, clipped to the interior. A border cell has ()."""
+    """For each inner cell, return five bit masks: `_MASKS` around this cell, without border cells. For a border cell,
+    return ().
+    """
     inside = interior(height, width)
     return tuple(
         tuple(inside & sum(1 << (cell + dy * width + dx) for dy, dx in mask) for mask in _MASKS)
@@ -82,7 +84,9 @@ def _mask_bits(height: int, width: int) -> tuple[tuple[int, ...], ...]:
 
 @lru_cache(maxsize=64)
 def _next_cells(height: int, width: int) -> tuple[tuple[int, ...], ...]:
-    """Return the next cell in each direction, clamped to the interior, for each cell."""
+    """For each cell, return its neighbour in each direction. A neighbour on the border is replaced by the nearest inner
+    cell.
+    """
     return tuple(
         tuple(max(min(y + dy, height - 2), 1) * width + max(min(x + dx, width - 2), 1) for dy, dx in _DIRECTIONS)
         for y in range(height)
@@ -106,7 +110,7 @@ def carve(random: Random, height: int, width: int) -> int:
 
 
 def draw_layout(random: Random, height: int, width: int, boxes: int) -> Layout | None:
-    """Draw one layout. Return None if the floor is too small for the boxes."""
+    """Draw one layout. Return None if the floor is too small for the boxes and the player."""
     floor = carve(random, height, width)
     free = list(cells(floor))
     if len(free) <= boxes + 1:
@@ -116,7 +120,7 @@ def draw_layout(random: Random, height: int, width: int, boxes: int) -> Layout |
 
 
 class _Boxes:
-    """One arrangement of boxes in reverse play. States that differ only in the player's cell share it."""
+    """One arrangement of boxes in reverse play. States that differ only in the player's cell share one object."""
 
     __slots__ = ("mask", "no_box_on_target", "unpulled", "visited")
 
@@ -133,12 +137,12 @@ _Entry = tuple[_Boxes, int, tuple[int, ...], int, int, int]
 
 
 def play_backwards(layout: Layout) -> Room | None:
-    """Return the room with the highest score in reverse play, or None if no state has a score above 0."""
+    """Return the room with the highest score in reverse play. Return None if no state has a score above 0."""
     return _ReversePlay(layout).run()
 
 
 class _ReversePlay:
-    """The depth-first search over one layout; see the module's docstring."""
+    """The depth-first search that starts from one layout. The module's docstring describes the search."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -186,8 +190,8 @@ class _ReversePlay:
         return Room(layout.height, layout.width, layout.floor, targets, best_boxes, best_player)
 
     def _push_next(self, stack: list[_Entry], entry: _Entry) -> None:
-        """Push the successors of `entry` onto the stack, in reverse order of preference. A walk away from a box that
-        could be pulled has the lowest preference.
+        """Push the successors of `entry` onto the stack, in reverse order of preference. If a move can pull a box, the
+        same move without the pull has the lowest preference.
         """
         boxes, player, places, displacement, pulls, left = entry
         mask, visited, left, push = boxes.mask, boxes.visited, left - 1, stack.append
@@ -244,7 +248,7 @@ def generate(height: int, width: int, boxes: int, seed: int) -> Room:
 
     Raises:
         ValueError: no rooms with this size and this number of boxes exist.
-        RoomsExhausted: `MAX_DRAFTS` drafts failed, probably because there are too many boxes for the size.
+        RoomsExhausted: `MAX_DRAFTS` attempts gave no room, probably because there are too many boxes for the size.
     """
     check_size(height, width, boxes)
     random = random_for(height, width, boxes, seed)
@@ -253,4 +257,4 @@ def generate(height: int, width: int, boxes: int, seed: int) -> Room:
         room = play_backwards(layout) if layout else None
         if room:
             return room
-    raise RoomsExhausted(f"no {height}x{width} room with {boxes} boxes in {MAX_DRAFTS} drafts: set fewer boxes")
+    raise RoomsExhausted(f"no {height}x{width} room with {boxes} boxes in {MAX_DRAFTS} attempts: set fewer boxes")

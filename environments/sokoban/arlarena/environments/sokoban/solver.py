@@ -37,7 +37,7 @@ class Solution:
 
 @lru_cache(maxsize=4096)
 def push_distances(height: int, width: int, floor: int, targets: int) -> tuple[int, ...]:
-    """Return the minimum number of pushes that move a single box to a target, for each start cell of the box.
+    """For each cell, return the minimum number of pushes that move a single box from this cell to a target.
 
     The value is `_UNREACHABLE` if the box cannot reach a target. Each value is a lower bound, because this function
     assumes that the player can reach every floor cell.
@@ -57,7 +57,7 @@ def push_distances(height: int, width: int, floor: int, targets: int) -> tuple[i
 
 
 def _lower_bound(room: Room) -> Callable[[int], int]:
-    """Return a function from a mask of boxes to its lower bound."""
+    """Return a function that computes a lower bound of the number of pushes. Its argument is the mask of the boxes."""
     distances = push_distances(room.height, room.width, room.floor, room.targets)
     known: dict[int, int] = {}
 
@@ -152,7 +152,9 @@ def region(floor: int, width: int, player: int) -> int:
 
 
 def _pushes(room: Room, state: RoomState) -> Iterator[tuple[int, int, RoomState]]:
-    """Yield (player's cell before the push, step, state after the push) for each push that a walk can reach."""
+    """Yield (player's cell before the push, step, state after the push) for each push that is possible after a
+    walk.
+    """
     free = room.floor & ~state.boxes
     reach = region(free, room.width, state.player)
     for box in cells(state.boxes):
@@ -203,7 +205,7 @@ def _with_walks(
 
 
 def _walk(room: Room, state: RoomState, goal: int) -> tuple[str, ...]:
-    """Return the shortest walk of the player to a reachable cell, without pushes."""
+    """Return the moves of the shortest walk from the player's cell to the cell `goal`. The walk pushes no box."""
     free = room.floor & ~state.boxes
     walks: dict[int, tuple[str, ...]] = {state.player: ()}
     queue = deque([state.player])

@@ -33,8 +33,9 @@ from arlarena.environments.sokoban.symmetry import floor_plan_hash, room_hash
 SHARES = {"train": 5, "validation": 1, "test": 2}
 SPLITS = tuple(SHARES)
 EVALUATION_SPLITS = ("validation", "test")
-# Maximum number of drafts for one room. These drafts take seconds (a draft for another split takes 60 µs). The maximum
-# is reached only if the options exclude nearly all rooms, or if an evaluation set needs more rooms than exist.
+# Maximum number of drafts (attempts to draw a room) for one room. So many drafts take seconds; a draft for another
+# split takes only 60 µs. The maximum is reached only if the options exclude nearly all rooms, or if an evaluation set
+# needs more rooms than exist.
 MAX_DRAFTS = 50_000
 
 
@@ -98,7 +99,9 @@ def check_split(split: str) -> None:
 # Small layouts repeat often, so this cache contains most drafts of an evaluation set.
 @lru_cache(maxsize=1 << 14)
 def _room_if_accepted(layout: Layout, split: str, options: RoomOptions) -> Room | None:
-    """Return the room of a layout, or None if the layout is in another split or the options exclude the room."""
+    """Return the room of a layout. Return None if the layout is in another split, if reverse play finds no room, or if
+    the options exclude the room.
+    """
     if split_of_digest(floor_plan_hash(layout), SHARES) != split:
         return None
     room = play_backwards(layout)
@@ -106,7 +109,11 @@ def _room_if_accepted(layout: Layout, split: str, options: RoomOptions) -> Room 
 
 
 def _find(split: str, index: int, options: RoomOptions, taken: frozenset[str] | set[str]) -> tuple[Room, str]:
-    """Draw rooms for an index until a room's hash is not in `taken`. Return this room and its hash."""
+    """Draw rooms for an index until a room's hash is not in `taken`. Return this room and its hash.
+
+    Raises:
+        RoomsExhausted: `MAX_DRAFTS` attempts gave no such room.
+    """
     height, width, boxes = options.height, options.width, options.boxes
     random = random_for(height, width, boxes, split, index)
     for _ in range(MAX_DRAFTS):
@@ -120,7 +127,7 @@ def _find(split: str, index: int, options: RoomOptions, taken: frozenset[str] | 
     bounds = (f"{name} = {value}" for name, value in asdict(options).items() if "_" in name and value is not None)
     raise RoomsExhausted(
         f"no further {height}x{width} room with {boxes} boxes ({', '.join(bounds) or 'no bounds'}) for {split}/{index} "
-        f"in {MAX_DRAFTS} drafts: widen these options or request lower indices"
+        f"in {MAX_DRAFTS} attempts: either widen these options or request lower indices"
     )
 
 
@@ -134,7 +141,11 @@ class EvalRooms:
         self._lock = threading.Lock()
 
     def room(self, index: int) -> Room:
-        """Return room `index`. Generates all earlier rooms first, because the rooms must differ."""
+        """Return room `index`. All earlier rooms are generated first, because the rooms must differ.
+
+        Raises:
+            RoomsExhausted: `MAX_DRAFTS` attempts gave no new room.
+        """
         with self._lock:
             while len(self._rooms) <= index:
                 room, digest = _find(self._split, len(self._rooms), self._options, self._hashes)
@@ -158,7 +169,7 @@ def room_for(split: str, index: int, options: RoomOptions) -> Room:
 
     Raises:
         ValueError: the split is unknown, or the index is negative.
-        RoomsExhausted: no room in `MAX_DRAFTS` drafts fulfils the options.
+        RoomsExhausted: `MAX_DRAFTS` attempts gave no room that fulfils the options, or no new evaluation room.
     """
     check_split(split)
     if index < 0:

@@ -1,9 +1,9 @@
 """Hashes that identify rooms and floor plans up to symmetry.
 
 A *room* is its walls, targets, boxes and player. All rotations and reflections of a room have the same hash. A *floor
-plan* is only the walls and targets. Rotations, reflections and shifts within a larger frame of walls do not change the
-hash of a floor plan. Equal rooms have equal floor plans. Two sets of rooms without a common floor plan therefore have
-no common room.
+plan* is only the walls and targets. The hash of a floor plan does not change if the floor plan is rotated or reflected,
+or if more walls surround it. Equal rooms have equal floor plans. Two sets of rooms without a common floor plan
+therefore have no common room.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def transpose(rows: Sequence[str]) -> Grid:
 
 
 def crop(rows: Sequence[str]) -> Grid:
-    """Remove the rows and columns of wall around the floor of a grid."""
+    """Remove the outer rows and columns of a grid that contain only walls."""
 
     def trimmed(lines: Sequence[str]) -> Grid:
         non_wall = [number for number, line in enumerate(lines) if line.strip(WALL)]
@@ -53,8 +53,8 @@ def room_hash(room: Room) -> str:
 
 
 def floor_plan_hash(room: Room | Layout) -> str:
-    """Return the hash of a floor plan. Rotations, reflections and shifts within a larger frame of walls do not change
-    the hash.
+    """Return the hash of the walls and targets of a room. The hash does not change if the room is rotated or reflected,
+    or if more walls surround the room.
     """
     targets = room.targets if isinstance(room, Room) else room.target_mask
     return _floor_plan_hash(room.height, room.width, room.floor, targets)

@@ -87,14 +87,18 @@ class TirMathEnvironment:
         )
 
     def task(self, spec: ResetSpec) -> Task:
-        """Return the task of a reset. Errors as in `indexed_task`."""
+        """Return the task of a reset request.
+
+        Raises:
+            TaskError: the split is unknown, the index is out of range, or the fields contradict each other.
+        """
         return indexed_task(self.name, self._splits, spec)
 
     def start(self, task: Task) -> TirMathEpisode:
         """Start an episode. This takes milliseconds, or seconds if the sandbox must be started first.
 
         Raises:
-            TaskError: the problem does not exist.
+            TaskError: the problem does not exist or cannot be generated.
             EnvironmentFailure: the sandbox did not start.
         """
         problem = self._problems.problem(task.split, task.index)
@@ -118,7 +122,8 @@ class TirMathEnvironment:
         """Start the sandbox and the judge.
 
         Raises:
-            ConfigError: this machine cannot provide the required protection.
+            ConfigError: this machine cannot provide the required protection, or the self-test of the judge failed.
+            SandboxError: the sandbox or the judge did not start.
         """
         try:
             self._ready()

@@ -46,7 +46,8 @@ class SandboxOptions(Table):
     wall_s: PositiveFloat = Field(LIMITS.wall_s, description="limit of wall-clock time of one program")
     cpu_s: PositiveFloat = Field(LIMITS.cpu_s, description="limit of CPU time of one program")
     memory_mb: PositiveInt = Field(
-        LIMITS.memory_mb, description="limit of memory of one program, in MiB; in a container, the libraries count too"
+        LIMITS.memory_mb,
+        description="limit of memory of one program, in MiB; in a container, this includes its libraries",
     )
     output_bytes: PositiveInt = Field(LIMITS.output_bytes, description="limit of output of one program, in bytes")
     max_running: PositiveInt | None = Field(
@@ -56,7 +57,7 @@ class SandboxOptions(Table):
         1024, description="maximum number of programs that wait; a step with a further program gets the HTTP status 429"
     )
     required: tuple[str, ...] = Field(
-        REQUIRED, description="protection layers that must be available; otherwise, the server does not start"
+        REQUIRED, description="protection layers that the server needs; if a layer is not available, it does not start"
     )
     judge_s: PositiveFloat = Field(
         5.0, description="limit of CPU time for judging one answer; an answer that takes longer is wrong"
@@ -67,10 +68,10 @@ class SandboxOptions(Table):
         if unknown := set(self.required) - set(LAYERS):
             raise ValueError(f"required: unknown layers {', '.join(sorted(unknown))}; known: {', '.join(LAYERS)}")
         if self.backend == "docker" and self.image is None:
-            raise ValueError("backend = 'docker' needs the option image, an image with Python, numpy, scipy and sympy")
+            raise ValueError("backend = 'docker': set image to an image with Python, numpy, scipy and sympy")
         if self.backend == "fork" and (self.image or self.runtime):
             raise ValueError(
-                "image and runtime are for backend = 'docker': set this backend, or leave out image and runtime"
+                "image and runtime are for backend = 'docker': either set this backend or remove image and runtime"
             )
         return self
 
@@ -91,7 +92,9 @@ class TirMathOptions(Table):
     """
 
     train: Source | None = Field(None, description="file or data set with training problems")
-    tests: dict[str, Source] = Field({}, description="files or data sets with test problems, by name of the split")
+    tests: dict[str, Source] = Field(
+        {}, description="test sets: each key is the name of a split, each value is a file or data set"
+    )
     validation_share: float = Field(
         0.03, ge=0, lt=1, description="share of the training problems that is used for validation instead"
     )
@@ -122,9 +125,9 @@ class TirMathOptions(Table):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.listed and self.families is not None:
-            raise ValueError("families is for generated problems: leave out families, or leave out train and tests")
+            raise ValueError("families is for generated problems: either remove families or remove train and tests")
         if self.listed and "panel_size" in self.model_fields_set:
-            raise ValueError("panel_size is for generated problems: leave out panel_size, or leave out train and tests")
+            raise ValueError("panel_size is for generated problems: either remove panel_size or remove train and tests")
         for name in self.tests:
             if name in (TRAIN, VALIDATION) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
                 raise ValueError(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 def tir_math_data() -> Path | None:
-    """Return the folder TIR_MATH_DATA, or None if the variable is not set. The folder has train.jsonl and a file for
-    each test split.
+    """Return the folder that TIR_MATH_DATA names. Return None if this environment variable is not set. The folder must
+    contain train.jsonl. Each other .jsonl file is a test split.
     """
     value = os.environ.get("TIR_MATH_DATA")
     return Path(value).expanduser() if value else None

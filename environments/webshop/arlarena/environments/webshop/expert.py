@@ -65,7 +65,9 @@ class FoundProduct(NamedTuple):
     """A product of a search that scores 1.
 
     Attributes:
-        page, place: the page of results, from 1, and the product's place on this page, from 0.
+        page: the number of the results page, from 1.
+        place: the product's place on this page, from 0.
+        number: the product's number.
         cost: the number of actions from the product's page to the purchase.
     """
 
@@ -119,7 +121,9 @@ class ShopExpert:
         return by_search
 
     def _stay(self, place: ShopState) -> Step | None:
-        """Return the step towards buying the product of this page. Return None if the product cannot score 1."""
+        """Return the next step of the plan that buys the product of the current page. Return None if the page has no
+        product, or if the product cannot score 1.
+        """
         if place.product is None:
             return None
         clicks = winning_clicks(self._goal, self._wanted, self._catalogue.product(place.product), place.options)
@@ -132,8 +136,8 @@ class ShopExpert:
         return Step(1, BUY_IT, click(BUY))
 
     def _open(self, place: ShopState) -> Step | None:
-        """Return the step towards the nearest product of the last search (see `_nearest`). Return None if no product of
-        this search scores 1.
+        """Return the next step of the plan that buys the nearest product of the last search (see `_nearest`). Return
+        None if no product of this search scores 1.
         """
         found = self._nearest(place.hits, place.number) if place.page != "search" else None
         if found is None:
@@ -189,7 +193,7 @@ class ShopExpert:
         return best
 
     def _reason(self) -> str:
-        """Return why the expert finds no product that scores 1."""
+        """Return the reason why the expert finds no product that scores 1."""
         goal, wanted = self._goal, self._wanted
         if winning_clicks(goal, wanted, wanted, {}) is not None:
             return f"no search finds {wanted.asin} or another product that scores 1"
@@ -203,9 +207,9 @@ class ShopExpert:
 
 
 def queries(instruction: str, options: Sequence[tuple[str, str] | str], title: str) -> list[str]:
-    """Return the searches that the expert tries, in order: the instruction's words without the words of the options,
-    all the instruction's words, and the title of the goal's product. COMMON_WORDS and the price limit are left out of
-    the instruction's words.
+    """Return the searches that the expert tries, in order. The first has the instruction's words without the words of
+    the goal's options. The second has all words of the instruction. The third is the title of the goal's product. The
+    first two do not contain COMMON_WORDS and the price limit.
     """
     said = [word for word in _WORD.findall(_PRICE.sub("", instruction)) if word.lower() not in COMMON_WORDS]
     asked = {word for option in options for part in _parts(option) for word in _WORD.findall(part.lower())}
@@ -251,7 +255,9 @@ class _Chooser:
         self._goal, self._matching, self._tried = goal, matching, 0
 
     def choose(self, chosen: dict[str, str]) -> list[str] | None:
-        """Return the clicks, in the order of the goal's options, or None."""
+        """Return the clicks, in the order of the goal's options. Return None if no choice is found in `MAX_CHOICES`
+        tries.
+        """
         return self._from(0, chosen, frozenset(), [])
 
     def _from(

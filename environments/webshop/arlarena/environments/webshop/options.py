@@ -20,14 +20,16 @@ class WebShopOptions(Table):
     and the goals.
     """
 
-    data: Path | None = Field(None, description="folder of the official files; default: WEBSHOP_DATA, if set")
+    data: Path | None = Field(
+        None, description="folder of the official files; default: the folder in the environment variable WEBSHOP_DATA"
+    )
     index: Path | None = Field(
         None, description="folder of the built index; default: a folder in ~/.cache/arlarena/webshop"
     )
     products: PositiveInt | None = Field(
         None,
-        description="number of products. Official files: only the first products of the file are used, default: all; "
-        "generated catalogue: this number is generated, default: 10,000",
+        description="with official files, the number of products to read from the file (default: all); without these "
+        "files, the number of products to generate (default: 10,000)",
     )
     goals: Literal["synthetic", "human"] = Field(
         "synthetic",

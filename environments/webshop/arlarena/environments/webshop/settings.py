@@ -21,5 +21,5 @@ def index_cache() -> Path:
 
 
 def human_token() -> str | None:
-    """Return WEBSHOP_HUMAN_TOKEN, the token of the shop for people. None if the variable is not set or empty."""
+    """Return WEBSHOP_HUMAN_TOKEN, the token of the shop for people. Return None if the variable is not set or empty."""
     return secret_from(os.environ, "WEBSHOP_HUMAN_TOKEN")

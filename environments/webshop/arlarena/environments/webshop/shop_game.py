@@ -46,7 +46,7 @@ class ShopGame(TextGame):
     Attributes:
         page: the current page.
         place: the current state of the visit.
-        purchase: the score of the purchase with its parts, or None before the purchase. The pages for people show this
+        purchase: the score of the purchase with its parts; None before the purchase. The pages for people show this
             score.
     """
 
@@ -78,18 +78,18 @@ class ShopGame(TextGame):
         return self.purchase is not None
 
     def accepts(self, action: str) -> bool:
-        """Return whether `action` is a search, or a click on a clickable of the page."""
+        """Return whether `action` is a search, or a valid click on the current page."""
         return self._valid(self._parse(action))
 
     def examples(self) -> Sequence[str]:
-        """Return the valid clicks. The search page has no clicks, so return the search for the instruction there. A
-        search for any other text is valid on every page.
+        """Return the valid clicks of the current page. On the search page, which has no clicks, return the search for
+        the instruction. Searches for other texts are also valid on every page.
         """
         return self.page.clicks or ([] if self.over else [search(self.goal.instruction)])
 
     def offered(self) -> str:
-        """Return the form of a search on the search page, and the valid clicks elsewhere, one per line. A search is
-        valid on every page.
+        """Return the possible actions for the prompt. On the search page, this is `search[<your query>]`. On other
+        pages, it is the valid clicks, one per line.
         """
         return self.page.offered
 

@@ -9,7 +9,7 @@ from arlarena.environments.alfworld.engine.state import NOTHING, WorldState
 from arlarena.environments.alfworld.engine.world import House
 
 HANDS = frozenset(("inreceptacle", "objectatlocation", "holds", "holdsany"))
-EFFECTS: Mapping[str, frozenset[str]] = {  # action -> predicates; the action changes only their facts
+EFFECTS: Mapping[str, frozenset[str]] = {  # for each action, the predicates of the facts that it can change
     "gotolocation": frozenset(("atlocation",)),
     "openobject": frozenset(("opened",)),
     "closeobject": frozenset(("opened",)),
@@ -34,7 +34,7 @@ class Move(NamedTuple):
 
 
 def goto_moves(house: House) -> list[tuple[int, Move]]:
-    """Return a pair (location, move) for each receptacle. The move goes to this receptacle."""
+    """For each receptacle, return a pair (location, move): its location, and the move that goes to it."""
     return [(location, Move("gotolocation", receptacle=each)) for each, location in house.location_of.items()]
 
 
@@ -109,7 +109,7 @@ def after(state: WorldState, move: Move) -> WorldState:
 
 
 def binding(state: WorldState, move: Move) -> dict[str, int]:
-    """Return the arguments of a move by the names of the domain's variables. `state`: the state before the move."""
+    """Return the arguments of a move as {variable of the PDDL domain: entity}. `state`: the state before the move."""
     house, (action, thing, receptacle) = state.house, move
     match action:
         case "look":

@@ -50,7 +50,8 @@ class GameRules:
         watched: the goal's predicates that are in `world.CHANGING`.
         goal_entities: the entities that the goal can refer to.
         has_help: whether the game has the command `help`, which ALFWorld 0.4 added.
-        command_of, move_of: commands by move, and moves by command. Entries are added when they are first needed.
+        command_of: the command of each move. move_of: the move of each command. Entries are added when they are first
+            needed.
         goto_commands: pairs (location, command to go to this location).
         menus: cached menus by `WorldState.menu_key`.
         answers: the cache of responses.
@@ -119,7 +120,11 @@ def read_rules(domain: str, grammar: str, problem: str) -> GameRules:
 
 
 def rules_of(problem: PddlProblem, grammar: str, actions: frozenset[str]) -> GameRules:
-    """Build a game from a problem, a grammar and the names of the domain's actions. Errors as in `read_rules`."""
+    """Build a game from a problem, a grammar and the names of the domain's actions.
+
+    Raises:
+        GameError: the problem or the grammar is invalid, or it uses a feature that this engine does not support.
+    """
     house = build(problem)
     texts, task = read_grammar(grammar)
     check_predicates(texts.predicates, "grammar")

@@ -19,8 +19,8 @@ def compile_goal(goal: Expression, house: House, types: Mapping[str, str]) -> tu
     """Compile a goal expression. `types`: the type of each object, by the object's id.
 
     Returns:
-        a function that tests whether the goal holds in a state, and the mask of the entities that the goal can refer
-        to.
+        (holds, entities). `holds`: a function that tests whether the goal holds in a state. `entities`: the mask of
+        the entities that the goal can refer to.
 
     Raises:
         GameError: the expression is not supported.
@@ -140,8 +140,8 @@ class _Compiler:
 
 
 def _merged(kinds: dict[str, str], body: Expression) -> tuple[dict[str, str], list[Expression]]:
-    """Return the variables and the parts of a conjunction, including those of each inner `exists`. If a variable of an
-    inner `exists` has the name of another variable, this `exists` stays a single part.
+    """Return (variables, parts) of a conjunction. They include the variables and the parts of each inner `exists`.
+    Exception: if a variable of an inner `exists` has the name of another variable, this `exists` stays a single part.
     """
     parts: list[Expression] = []
     for part in _conjuncts(body):
@@ -155,8 +155,8 @@ def _merged(kinds: dict[str, str], body: Expression) -> tuple[dict[str, str], li
 
 
 def _conjuncts(body: Expression) -> list[Expression]:
-    """Return the parts of a conjunction, and of all conjunctions inside it. For any other expression, return the
-    expression.
+    """Return the parts of a conjunction, and of all conjunctions inside it. Return any other expression as
+    the only part.
     """
     if isinstance(body, list) and body[:1] == ["and"]:
         return [one for part in body[1:] for one in _conjuncts(part)]

@@ -71,7 +71,11 @@ class Grammar:
     predicates: frozenset[str]
 
     def derive(self, name: str, facts: Facts, binding: Binding) -> str:
-        """Return the text of the rule `name`. Errors as in `command`."""
+        """Return the text of the rule `name`.
+
+        Raises:
+            GameError: no rule applies, the text is too long, or its computation takes too long.
+        """
         return self._text([_nonterminal(name)], facts, binding)
 
     def command(self, action: str, facts: Facts, binding: Binding) -> str:
@@ -83,7 +87,11 @@ class Grammar:
         return self._text(self.commands[action].template, facts, binding)
 
     def feedback(self, action: str, facts: Facts, binding: Binding) -> str:
-        """Return the response after an action. Errors as in `command`."""
+        """Return the response after an action.
+
+        Raises:
+            GameError: no rule applies, the text is too long, or its computation takes too long.
+        """
         return self._text(self.commands[action].feedback, facts, binding)
 
     def _text(self, parts: Sequence[Part], facts: Facts, binding: Binding) -> str:
@@ -122,7 +130,7 @@ def _applies(condition: Query, facts: Facts, binding: Binding) -> bool:
 
 
 def answers(facts: Facts, query: Query, binding: Binding) -> Iterator[Binding]:
-    """Yield the answers to a query: all extensions of the binding that satisfy the query, in the order of ids."""
+    """Yield the answers to a query: all bindings that extend `binding` and satisfy the query, in the order of ids."""
     if not query:
         yield binding
         return

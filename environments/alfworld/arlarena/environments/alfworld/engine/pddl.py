@@ -25,7 +25,9 @@ _TOKEN = re.compile(r"[()]|[^\s()]+")
 
 @dataclass(frozen=True, slots=True)
 class PddlProblem:
-    """A problem: objects by name with their types, the facts that hold at the start, and the goal's expression."""
+    """A problem. `objects`: the type of each object, by name. `facts`: the facts that hold at the start. `goal`: the
+    goal's expression.
+    """
 
     objects: dict[str, str]
     facts: frozenset[Atom]

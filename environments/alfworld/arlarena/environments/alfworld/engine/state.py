@@ -85,7 +85,7 @@ class WorldState:
             self.opened ^= 1 << receptacle
 
     def take(self, thing: int, receptacle: int) -> None:
-        """Take a thing."""
+        """Take a thing from a receptacle at the current location."""
         self.inside = self._without(self.inside, "inside", receptacle, thing)
         self.at = self._without(self.at, "at", self.location, thing)
         self.key ^= _fact_hash("held", thing)

@@ -51,19 +51,19 @@ class LimitedFacts:
             raise GameError(f"grammar: a text needs more than {MAX_QUERIES} queries or {MAX_SECONDS:g} s")
 
     def rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
-        """See `Facts`."""
+        """Yield the facts that match a pattern, in order, and count them. See `Facts.rows`."""
         self.count()
         for row in self._facts.rows(predicate, pattern):
             self.count()
             yield row
 
     def holds(self, predicate: str, values: tuple[int, ...]) -> bool:
-        """See `Facts`."""
+        """Return whether a fact holds, and count the query."""
         self.count()
         return self._facts.holds(predicate, values)
 
     def name(self, entity: int) -> str:
-        """See `Facts`."""
+        """Return the entity's name."""
         return self._facts.name(entity)
 
 

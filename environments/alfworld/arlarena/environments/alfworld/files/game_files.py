@@ -118,7 +118,11 @@ class FileGames:
         return read_game(self._splits[split][index].path)
 
     def file(self, split: str, index: int) -> GameFile:
-        """Return the three texts of the game's file. Errors as in `game`, but the game's rules are not checked."""
+        """Return the three texts of the game's file. The rules in these texts are not checked.
+
+        Raises:
+            TaskError: the file cannot be read. The message names the file.
+        """
         return read_file(self._splits[split][index].path)
 
     def name(self, split: str, index: int) -> str:
@@ -175,7 +179,9 @@ def _decode(path: Path, kind: type[Content]) -> Content:
 
 
 def _type_of(path: Path) -> str:
-    """Return the kind of task: from `traj_data.json`, or else from the folder's name. Return "" for an unknown kind."""
+    """Return the kind of task in `traj_data.json`. If this file does not exist or is invalid, return the kind in the
+    folder's name. Return "" if the kind is unknown.
+    """
     beside = path.with_name(TRAJECTORY)
     if beside.exists():
         try:

@@ -126,7 +126,7 @@ def rooms_of(split: str) -> Sequence[int]:
 
 
 def belongs_to(content_key: str, split: str) -> bool:
-    """Return whether the game of a content key belongs to a split. The game's room must be in `rooms_of(split)`."""
+    """Return whether the game with this content key belongs to a split. Its room must be in `rooms_of(split)`."""
     if split == "valid_unseen":
         return True
     share, total = TRAIN_SHARE
@@ -193,8 +193,8 @@ def _chosen_fixtures(
 
 
 def _limit_kinds(random: Random, needed: list[Fixture], rest: list[Fixture], instances: int) -> list[Fixture]:
-    """Return a random subset of `rest`. In the subset and `needed` together, each kind occurs at most `instances`
-    times, unless `needed` alone has more.
+    """Return a random subset of `rest`. The subset and `needed` together have at most `instances` fixtures of each
+    kind. If `needed` alone has more fixtures of a kind, the subset has none of this kind.
     """
     counts, chosen = Counter(fixture.kind for fixture in set(needed)), []
     for fixture in random.sample(rest, len(rest)):

@@ -47,7 +47,11 @@ class GeneratedGames:
         return _loaded(split, index, self._options, self._horizon)[1]
 
     def file(self, split: str, index: int) -> GameFile:
-        """Return the three texts of the game's file. Errors as in `game`."""
+        """Return the three texts of the game's file.
+
+        Raises:
+            TaskError: no game that fulfils the options was found.
+        """
         return file_of(draft_of(split, index, self._options, self._horizon))
 
     def name(self, split: str, index: int) -> str:
@@ -60,7 +64,7 @@ class GeneratedGames:
 
 
 def draft_of(split: str, index: int, options: HouseOptions, horizon: int) -> Draft:
-    """Return the draft of a game. The game's file is written from this draft.
+    """Return a game as the generator drew it. The game's file is written from this draft.
 
     Raises:
         TaskError: no game that fulfils the options was found.
@@ -81,13 +85,13 @@ def _loaded(split: str, index: int, options: HouseOptions, horizon: int) -> tupl
         if belongs_to(made.content_key, split) and _solvable(made, horizon):
             return draft, made
     raise TaskError(
-        f"no game for {split}/{index} in {MAX_DRAFTS} drafts: the options allow too few games: change things, "
-        "receptacles, instances, task_types or max_steps"
+        f"no game for {split}/{index} in {MAX_DRAFTS} attempts, because the options allow too few games: change "
+        "things, receptacles, instances, task_types or max_steps"
     )
 
 
 def _solvable(made: LoadedGame, horizon: int) -> bool:
-    """Return whether the task is not solved at the start, and the expert solves it within the horizon."""
+    """Return True if the task is not solved at the start, and if the expert solves it within the horizon."""
     assert made.goal is not None
     game = Game(made.rules)
     if game.won:

@@ -49,8 +49,8 @@ class MathState:
     """The state of an episode. The state is immutable, so forks can share it.
 
     Attributes:
-        turns: a pair (reply, response of the environment) for each turn.
-        programs: the programs so far, in order, without programs that were stopped. If `EpisodeRules.stateful` is True,
+        turns: a pair (reply, response of the environment) for each turn. programs: the programs so far, in order.
+        Programs that were stopped at a limit are left out. If `EpisodeRules.stateful` is True,
             later programs can use the definitions in these programs.
         findings: the results of the programs in canonical form. Training methods with step-level advantages compare
             turns that start with equal findings.
@@ -108,7 +108,7 @@ class TirMathEpisode:
 
     def expert(self) -> list[str]:
         """Return the expert's replies: a program that computes the answer, and then the answer. Return only the answer
-        if a program was already run, or if the problem belongs to `direct_share`.
+        if a program was already run, or if the problem belongs to the share `EpisodeRules.direct_share`.
 
         Raises:
             ExpertUnavailable: the problem has no program of the expert.

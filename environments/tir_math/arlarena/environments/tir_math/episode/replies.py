@@ -47,8 +47,8 @@ class MathReply:
 
 
 def boxed(text: str) -> str | None:
-    r"""Return the content of the last \boxed{…} or \fbox{…} that is closed and not empty. The braces in the content are
-    balanced.
+    r"""Return the content of the last \boxed{…} or \fbox{…}. Return None if there is no box. Boxes that are empty or
+    not closed do not count. A box without braces, such as `\boxed 5`, contains the next word.
 
     >>> boxed(r"so \boxed{\frac{1}{2}}.")
     '\\frac{1}{2}'
@@ -82,6 +82,6 @@ def read_reply(text: str) -> MathReply:
             answer = boxed(rest[: block.start])
             alone = block.closed and block.on_lines and answer is None and not rest[block.end :].strip()
             return MathReply(block.content, block.closed, answer, False, alone)
-        programs += block.names_code and block.on_lines  # count an empty program, except ```python``` within a line
+        programs += block.names_code and block.on_lines  # an empty program, except ```python``` within a line
     answer = boxed(rest)
     return MathReply(None, True, answer, answer is None, answer is not None and not programs)

@@ -17,7 +17,7 @@ class NoArithmetic(ValueError):
 
 
 def evaluate(text: str) -> tuple[Fraction, list[int]]:
-    """Return the value of an expression with + - * / and parentheses, and the numbers in it, in order.
+    """Return (value, numbers) of an expression with + - * / and parentheses. `numbers`: its numbers from left to right.
 
     >>> evaluate("(3 + 4) * 2")
     (Fraction(14, 1), [3, 4, 2])

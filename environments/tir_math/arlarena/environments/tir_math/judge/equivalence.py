@@ -126,8 +126,8 @@ def _in_any_order(golds: list[str], answers: list[str], nesting: int) -> bool:
 
 
 def _words_of(text: str) -> str | None:
-    r"""Return the letters and digits of a text that consists only of words. The words are in \text{…}, or the text has
-    neither digits nor operators. Return None for a formula.
+    r"""Return the letters and digits of a text of words, in lower case. Return None for a formula. A text is a text of
+    words if all its words are in \text{…}, or if it has neither digits nor operators.
     """
     if "\\text{" in text:
         outside = re.sub(r"\\text\{[^{}]*\}", "", text)

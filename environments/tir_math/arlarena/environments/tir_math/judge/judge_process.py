@@ -59,7 +59,12 @@ class ForkJudge:
                 )
 
     def is_right(self, gold: str, answer: str, form: Form) -> bool:
-        """See `Judge`. If judging an answer reaches the limit of CPU time, the answer is wrong."""
+        """Return whether `answer` equals `gold`, the gold answer. Return False if judging reaches the limit of CPU
+        time.
+
+        Raises:
+            SandboxError: judging failed, and the answer did not cause the failure.
+        """
         if gold.strip() == answer.strip():
             return True
         key = form, gold, answer

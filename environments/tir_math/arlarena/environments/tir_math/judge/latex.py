@@ -96,7 +96,7 @@ def possible_meanings(text: str) -> tuple[str, ...]:
 
 
 def normalize(text: str) -> str:
-    """Return the normalised text.
+    """Return a text in the normal form that the module's docstring describes.
 
     Raises:
         Malformed: the braces in the text do not match.

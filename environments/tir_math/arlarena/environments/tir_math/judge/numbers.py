@@ -41,7 +41,7 @@ class Number:
 
 
 def read_number(text: str) -> Number | None:
-    r"""Parse a normalised text as a number, or return None.
+    r"""Parse a normalised text as a number. Return None if the text is not a number.
 
     >>> read_number(r"-3\frac{1}{2}")
     Number(value=Fraction(-7, 2), digits=0)

@@ -103,7 +103,7 @@ def check_tree(node: Any) -> None:
 
 
 def size(node: sympy.Basic) -> float:
-    """Return an upper bound of the bits of all numbers that an exact evaluation computes.
+    """Return an upper bound of the number of bits of all numbers that an exact evaluation computes.
 
     Raises:
         UnsafeExpression: a node has an unknown type, or a number is too large.

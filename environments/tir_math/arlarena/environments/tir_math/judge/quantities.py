@@ -22,7 +22,7 @@ def same_quantity(gold: str, answer: str) -> bool:
     """Return whether two numbers, ratios or formulas are equal, and their units do not contradict each other."""
     expected, given = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
     if expected or (given and _DIGITS.fullmatch(gold)):
-        # The digits must be equal, and the bases too if both texts name a base.
+        # The digits must be equal. If both texts name a base, the bases must be equal too.
         digits = [_digits(text, found) for text, found in ((gold, expected), (answer, given))]
         return digits[0] == digits[1] and not (expected and given and expected["base"] != given["base"])
     (gold, unit), (answer, other) = without_units(gold), without_units(answer)

@@ -37,7 +37,7 @@ _MARKUP = re.compile(r"\\(?:boxed|text|mathrm|mathtt|texttt|textbf|mathbf)|[${}\
 
 
 def verdict(form: Form, gold: str, answer: str) -> bool:
-    """Return whether an answer in this form is right. Never raises."""
+    """Return whether the answer is right. `form`: the form of answer that the question requires. Never raises."""
     if len(answer) > LIMIT:
         return False
     try:
@@ -79,7 +79,7 @@ def _factors(gold: str, answer: str) -> bool:
 
 
 def _read_factors(text: str) -> list[int]:
-    """Return the factors of a product in ascending order. A power such as 2^3 gives several factors."""
+    """Return the factors of a product in ascending order. The power 2^3 gives the factors 2, 2, 2."""
     text = text.rpartition("=")[2] if text.count("=") == 1 else text
     factors: list[int] = []
     for part in split(normalize(re.sub(r"(?<=[\d\s}])[x\u00d7](?=[\d\s])", "*", text)), "*"):

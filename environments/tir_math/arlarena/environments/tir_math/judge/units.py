@@ -40,10 +40,12 @@ RADIANS = Unit("rad", 1)
 
 
 def without_units(text: str) -> tuple[str, Unit | None]:
-    r"""Remove the words after the number from a normalised text. Return the text and the words' unit, or None for an
-    unknown unit.
+    r"""Remove the words after the number from a normalised text. Return (text, unit). `unit` is None if the unit is
+    unknown or if no words were removed.
 
-    Words that change the value, such as "million", are not removed.
+    Words that change the value, such as "million", are not removed. Other words are removed if they are in \text{…}, or
+    if they are known units of at least two letters. Unknown words, such as "dogs", are removed if a space precedes them
+    and the first word has at least three letters.
 
     >>> without_units(r"12\text{ square inches}")
     ('12', Unit(name='in', power=2))

@@ -138,7 +138,7 @@ def prepare(name: str, values: Mapping[str, Any]) -> Any:
     """Return the generator of a family. The options `values` override the family's defaults.
 
     Raises:
-        ProblemsError: the family or an option is unknown, or a value is out of range.
+        ProblemsError: reasoning-gym is not installed, the family or an option is unknown, or a value is out of range.
     """
     if name not in FAMILIES:
         raise ProblemsError(f"unknown family {name!r}; {nearest(name, FAMILIES)}")

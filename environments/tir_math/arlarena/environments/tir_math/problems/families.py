@@ -37,7 +37,7 @@ def random_for(*key: object) -> Random:
 
 
 def split_of(key: str) -> str:
-    """Return the split of a content key."""
+    """Return the split of the problem with this content key."""
     return split_of_digest(key, SHARES)
 
 
@@ -71,8 +71,10 @@ class GeneratedProblems:
         return f"made-{MAKER_VERSION}-{installed_version()}"
 
     def _check(self, name: str) -> None:
-        """Raise ProblemsError if none of `CHECKED` seeds gives a problem with the options of a family. The generator
-        has already accepted the options.
+        """Check that at least one of `CHECKED` seeds gives a problem. `name`: the family's name.
+
+        Raises:
+            ProblemsError: no seed gives a problem with the family's options.
         """
         reason = "all problems are trivial"
         for seed in range(CHECKED):
@@ -99,11 +101,11 @@ class GeneratedProblems:
         return self.draw("train", index, set())
 
     def draw(self, split: str, index: int, taken: set[str]) -> Problem:
-        """Draw problems for an index until a draft belongs to the split and its content key is not in `taken`. Return
-        this draft.
+        """Draw problems for an index until a problem belongs to the split and its content key is not in `taken`. Return
+        this problem.
 
         Raises:
-            TaskError: none of `MAX_DRAFTS` drafts is such a problem.
+            TaskError: `MAX_DRAFTS` attempts gave no such problem.
         """
         random = random_for(split, index)
         name = random.choices(list(self._weights), list(self._weights.values()))[0]
@@ -113,12 +115,12 @@ class GeneratedProblems:
             if problem is not None and split_of(problem.key) == split and problem.key not in taken:
                 return problem
         raise TaskError(
-            f"{name} has no further problem for {split}/{index} in {MAX_DRAFTS} drafts: widen its options under "
-            "families, lower panel_size, or ask for lower indices"
+            f"{name} has no further problem for {split}/{index} in {MAX_DRAFTS} attempts: either widen its options "
+            "under families, lower panel_size or request lower indices"
         )
 
     def _draft(self, name: str, seed: int) -> Problem | None:
-        """Return the problem of a seed, or None if the generator fails or the problem is trivial."""
+        """Return the problem of a seed. Return None if the generator fails or the problem is trivial."""
         family = FAMILIES[name]
         try:
             entry = self._generators[name][seed]
@@ -151,7 +153,11 @@ class EvalProblems:
         self._lock = threading.Lock()
 
     def problem(self, index: int) -> Problem:
-        """Return problem `index`. All earlier problems are generated first, because all problems must differ."""
+        """Return problem `index`. All earlier problems are generated first, because all problems must differ.
+
+        Raises:
+            TaskError: the family of one of these problems has too few problems.
+        """
         with self._lock:
             while len(self._problems) <= index:
                 problem = self._source.draw(self._split, len(self._problems), self._keys)

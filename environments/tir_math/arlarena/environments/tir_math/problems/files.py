@@ -38,4 +38,4 @@ def _row(line: str, place: str) -> ProblemRow:
     try:
         return _decoder.decode(line)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise ProblemsError(f"{place}: not a JSON object with a problem: {error}") from error
+        raise ProblemsError(f"{place}: not a JSON object with the keys problem and answer: {error}") from error

@@ -23,7 +23,7 @@ class Problem:
         source: name of the source.
         key: hash of the content. Problems with equal keys are always in the same split.
         form: the form of answers. The form determines how answers are compared (see `scoring`).
-        expert: a Python program that prints the answer, or None.
+        expert: a Python program that prints the answer; None if there is no such program.
     """
 
     id: str

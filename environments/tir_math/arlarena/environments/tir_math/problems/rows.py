@@ -32,7 +32,7 @@ class LocatedRow:
 
 
 def problem_of(located: LocatedRow, source: str) -> Problem | None:
-    """Return the problem of a row, or None if the answer is empty (as in two rows of MATH).
+    """Return the problem of a row. Return None if the answer is empty (as in two rows of MATH).
 
     Raises:
         ProblemsError: the question is empty. The message names the row.

@@ -37,8 +37,8 @@ def problems_of(where: str, options: TirMathOptions) -> GeneratedProblems | List
 
 
 def with_data_folder(options: TirMathOptions) -> TirMathOptions:
-    """Return the options. If they name neither files nor families, and TIR_MATH_DATA is set, add the files of that
-    folder.
+    """Return the options with the files of the folder TIR_MATH_DATA. Return the options unchanged if this environment
+    variable is not set, or if `train`, `tests` or `families` is set.
 
     Raises:
         ConfigError: the folder does not exist, or has no train.jsonl.
@@ -52,7 +52,8 @@ def with_data_folder(options: TirMathOptions) -> TirMathOptions:
 def _from_folder(folder: Path, options: TirMathOptions) -> TirMathOptions:
     """Return the options with the files of a folder.
 
-    The file train.jsonl is the training set. Every other file is a test set. The name of its split is the file's name.
+    The file train.jsonl is the training set. Every other .jsonl file is a test set. The name of the split is the
+    file's name without `.jsonl`.
 
     Raises:
         ConfigError: the folder does not exist, or it has no train.jsonl. Without train.jsonl, one of the other files

@@ -33,8 +33,8 @@ def key_of_files(files: Iterable[Path], *options: object) -> str:
 
 
 def folder_of(index: Path | None, key: str) -> Path:
-    """Return the folder of a catalogue: the option `index`, or else the folder named `key` in the user's cache.
-    Symbolic links are followed, because a build replaces the folder itself.
+    """Return the folder of a catalogue: the option `index`. Without this option, return the folder `key` in the user's
+    cache. Symbolic links are followed, because a build replaces the folder itself.
     """
     return Path(os.path.realpath(index.expanduser() if index else index_cache() / key))
 
@@ -80,7 +80,7 @@ def ensure_built(folder: Path, key: str, build: Callable[[Path], Meta]) -> bool:
     function, one process builds the folder, and the others wait.
 
     Raises:
-        CatalogueError: see `is_built`, `locked` and `build`.
+        CatalogueError: the folder has other content, it cannot be read or written, or `build` raises this error.
     """
     if is_built(folder, key):
         return False

@@ -79,12 +79,14 @@ def price_limit(product: Product, instruction: str) -> float:
 
 
 def combinations(options: Mapping[str, Sequence[str]]) -> int:
-    """Return the number of combinations of option values. 1 if there are no options."""
+    """Return the number of combinations of option values. Return 1 if there are no options."""
     return math.prod(len(values) for values in options.values())
 
 
 def combination(options: Mapping[str, Sequence[str]], number: int) -> list[tuple[str, str]]:
-    """Return combination `number`. The order is that of itertools.product over the sorted option names."""
+    """Return the pairs (name, value) of combination `number`. The order is that of itertools.product over the sorted
+    option names.
+    """
     chosen: list[tuple[str, str]] = []
     for name in sorted(options, reverse=True):
         number, place = divmod(number, len(options[name]))
@@ -98,7 +100,9 @@ def goals_of(instruction: StoredInstruction, product: Product) -> int:
 
 
 def goal(instruction: StoredInstruction, product: Product, number: int) -> Goal:
-    """Return a goal of an instruction. `number`: the combination of options of a synthetic instruction."""
+    """Return a goal of an instruction. `number`: for a synthetic instruction, the number of the
+    combination of options.
+    """
     options, text = instruction.options, ""
     if options is None:
         pairs = combination(product.options, number)

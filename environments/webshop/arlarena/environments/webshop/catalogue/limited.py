@@ -28,7 +28,7 @@ class LimitedCatalogue:
         return self._catalogue.listing(number)
 
     def number(self, asin: str) -> int | None:
-        """Return the number of the product with this asin, or None."""
+        """Return the number of the product with this asin (product id). Return None if there is no such product."""
         return self._catalogue.number(asin)
 
     def search(self, text: str) -> list[int]:

@@ -61,9 +61,10 @@ class _HumanEntry(msgspec.Struct):
 def find_files(folder: Path, goals: GoalKind) -> OfficialFiles:
     """Return the official files of a folder.
 
-    The file of products is items_shuffle.json, else items_shuffle_1000.json, else the only file *items*.json that does
-    not contain instructions. The file of attributes is the file of the same data set, else the only file
-    items_ins_v2*.json.
+    The file of products is items_shuffle.json or, if it is missing, items_shuffle_1000.json. If both are missing, it is
+    the only file *items*.json that does not contain instructions. The file of attributes is items_ins_v2.json for
+    items_shuffle.json, and items_ins_v2_1000.json for items_shuffle_1000.json. If this file is missing, the file of
+    attributes is the only file items_ins_v2*.json.
 
     Raises:
         CatalogueError: the folder cannot be read, a file is missing, or there are several candidates. The message lists
@@ -103,7 +104,11 @@ def _products_file(folder: Path, present: list[Path]) -> Path:
 
 
 def _only(folder: Path, present: list[Path], pattern: str, content: str) -> Path | None:
-    """Return the only file that matches a pattern, or None if no file matches."""
+    """Return the only file that matches a pattern. Return None if no file matches.
+
+    Raises:
+        CatalogueError: several files match. `content`: what these files contain, for the message.
+    """
     found = [path for path in present if path.match(pattern)]
     if len(found) > 1:
         raise CatalogueError(f"{folder}: several files of {content}{_names(found)}; {EXPECTED}")

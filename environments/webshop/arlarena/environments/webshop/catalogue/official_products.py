@@ -65,7 +65,7 @@ def product_of(entry: object, attributes: list[str] | None, problems: DataProble
 
 
 def asin_of(entry: Mapping[str, Any]) -> str:
-    """Return the asin of an entry.
+    """Return the asin (product id) of an entry.
 
     Raises:
         Unusable: the entry has no asin.
@@ -77,8 +77,8 @@ def asin_of(entry: Mapping[str, Any]) -> str:
 
 
 def price_of(pricing: object, asin: str, problems: DataProblems, where: str) -> Price:
-    """Return the price for a text such as "$12.98" or "$10.00$14.50" (a range), or for a number. In a range, the price
-    is drawn; the seed is the asin.
+    """Return the price for a text such as "$12.98" or "$10.00$14.50" (a range), or for a number. For a range,
+    a price in the range is drawn; the seed is the asin (product id).
     """
     # The price is absent. pandas writes NaN for an absent text, and NaN differs from itself.
     if not pricing or pricing != pricing:
@@ -93,7 +93,9 @@ def price_of(pricing: object, asin: str, problems: DataProblems, where: str) -> 
 
 
 def _amounts(pricing: object) -> list[float]:
-    """Return the price, or the two ends of a range. Return an empty list if there is no such number."""
+    """Return the price, or the two ends of a range. Return an empty list if a number cannot be read, is negative or is
+    infinite.
+    """
     try:
         if isinstance(pricing, str):
             amounts = [float(_not_in_a_number.sub("", part)) for part in pricing.split("$")[1:3]]
@@ -105,7 +107,9 @@ def _amounts(pricing: object) -> list[float]:
 
 
 def _options(value: object, problems: DataProblems, where: str) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Return two tables: the values of each option by the option's name, and the image of each value by value."""
+    """Return (options, images). `options`: the values of each option, by the option's name. `images`: the image of each
+    value that has an image, by value.
+    """
     options: dict[str, list[str]] = {}
     images: dict[str, str] = {}
     if not value:

@@ -63,8 +63,8 @@ class Generated(Protocol):
         ...
 
     def goals(self, product: Callable[[int], Product]) -> GoalSource | None:
-        """Return the source of the goals, or None if the instructions of the products give the goals. `product`: a
-        function that returns a product by its number.
+        """Return the source of the goals. Return None if the goals follow from the instructions of the products.
+        `product`: a function that returns a product by its number.
         """
         ...
 
@@ -72,9 +72,9 @@ class Generated(Protocol):
 def open_catalogue(options: CatalogueOptions) -> StoredCatalogue:
     """Return the catalogue of the options.
 
-    The official files are in the folder `data`, or else in the folder WEBSHOP_DATA. If neither folder is given, and the
-    folder `index` has a built catalogue of official files, that catalogue is opened. Otherwise, the generated catalogue
-    is used.
+    If the option `data` or WEBSHOP_DATA names a folder, return the catalogue of the official files in this folder.
+    Otherwise, if the folder `index` contains a built catalogue of official files, return this catalogue. Otherwise,
+    return the generated catalogue.
 
     Raises:
         CatalogueError: a file is missing or damaged, or the catalogue is too large to be built by a server.
@@ -92,10 +92,11 @@ def open_catalogue(options: CatalogueOptions) -> StoredCatalogue:
 def build_official(data: Path, options: CatalogueOptions, limit: int | None = None) -> Path:
     """Build the catalogue of official files if it is not built yet. Return its folder.
 
-    `limit`: maximum number of products for which a catalogue is built; None for no maximum.
+    `limit`: if the catalogue would have more products than this, raise an error and do not build it. None: no limit.
 
     Raises:
-        CatalogueError: see `open_catalogue`.
+        CatalogueError: a file is missing or damaged, the catalogue would have more products than `limit`, or the folder
+            cannot be written or has other content.
     """
     files = official.find_files(data.expanduser(), options.goals)
     key = key_of_files(files.all(), READER, options.goals, options.products)

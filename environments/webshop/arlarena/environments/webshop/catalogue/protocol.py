@@ -27,7 +27,7 @@ class Catalogue(Protocol):
         ...
 
     def number(self, asin: str) -> int | None:
-        """Return the number of the product with this asin, or None."""
+        """Return the number of the product with this asin (product id). Return None if there is no such product."""
         ...
 
     def search(self, text: str) -> list[int]:

@@ -128,7 +128,7 @@ class StoredCatalogue:
         return self._products.decoded(number, self._listings)
 
     def number(self, asin: str) -> int | None:
-        """Return the number of the product with this asin, or None."""
+        """Return the number of the product with this asin (product id). Return None if there is no such product."""
         place = self._asins.find(asin)
         return None if place is None else int(self._asin_numbers[place])
 
@@ -162,7 +162,8 @@ class StoredCatalogue:
 
 
 def check_goals(catalogue: StoredCatalogue, fix: str) -> None:
-    """Check that the catalogue has a goal. `fix`: the end of the error message, with the required content of the files.
+    """Check that the catalogue has a goal. `fix`: the last part of the error message. It says what the official files
+    must contain.
 
     Raises:
         CatalogueError: there is no goal.

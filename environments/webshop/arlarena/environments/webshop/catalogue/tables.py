@@ -52,7 +52,11 @@ def create_array(folder: Path, name: str, kind: DTypeLike, shape: tuple[int, ...
 
 
 def write_array(folder: Path, name: str, values: NDArray[Any]) -> None:
-    """Write NAME.npy. Raises the errors of `create_array`."""
+    """Write NAME.npy.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
     create_array(folder, name, values.dtype, values.shape)[...] = values
 
 
@@ -152,7 +156,12 @@ class RecordTable(Generic[Record]):
         return len(self._blobs)
 
     def __getitem__(self, number: int) -> Record:
-        """Return a record. Raises the errors of `decoded`."""
+        """Return a record.
+
+        Raises:
+            IndexError: there is no such record.
+            CatalogueError: the record is damaged.
+        """
         return self.decoded(number, self._decoder)
 
     def decoded(self, number: int, decoder: msgspec.msgpack.Decoder[Part]) -> Part:
@@ -185,7 +194,7 @@ class SortedTexts:
         return len(self._blobs)
 
     def find(self, text: str) -> int | None:
-        """Return the position of a text, or None."""
+        """Return the position of a text. Return None if the table does not contain the text."""
         wanted = text.encode("utf-8", "surrogatepass")
         low, high = 0, len(self._blobs)
         while low < high:

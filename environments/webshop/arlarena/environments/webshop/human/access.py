@@ -44,7 +44,7 @@ def problem_of(request: Request, *, has_token: bool) -> str:
     if not has_token and not _is_address(host):
         return f"Open this shop by an address or as localhost, not as {host[:100]!r}."
     if request.method == "POST" and origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}"):
-        return f"A page of {origin[:100]!r} sent this form, and the shop accepts only its own."
+        return f"A page of {origin[:100]!r} sent this form, but the shop accepts only forms of its own pages."
     return ""
 
 

@@ -46,7 +46,7 @@ class HumanApp:
         service: plays and records the episodes.
         visitors: the sessions.
         first: index of the first task.
-        token: the token that a person must type at the start, or None.
+        token: the token that a person must type at the start; None if no token is needed.
         cookie: the name of the cookie. Each server has another name, because a browser sends the cookies of all ports.
     """
 
@@ -141,7 +141,7 @@ class HumanApp:
         return HTMLResponse(page, status)
 
     def _guarded(self, handler: Handler) -> Handler:
-        """Return a handler that refuses requests of other origins and malformed forms, and sets the headers of all
+        """Wrap a handler. The result refuses requests of other origins and malformed forms. It sets the headers of all
         responses.
         """
 

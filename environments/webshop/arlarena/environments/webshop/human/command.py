@@ -89,7 +89,7 @@ def human_app(arguments: argparse.Namespace, token: str | None, log: Logger) -> 
     """Return the application for the arguments of the command line.
 
     Raises:
-        ConfigError: see `run_human`.
+        ConfigError: an argument or the configuration is invalid.
     """
     from arlarena.environments.webshop.human.app import HumanApp  # needs the packages of the extra `human`
 

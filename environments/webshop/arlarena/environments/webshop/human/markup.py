@@ -38,9 +38,9 @@ def join(*content: Content) -> Html:
 def element(tag: str, /, *content: Content, **attributes: str | int | bool | None) -> Html:
     """Return an element.
 
-    `attributes`: if the value is None or False, the attribute is left out; if the value is True, the attribute is
-    written without a value. A trailing underscore of a name is removed, and other underscores become hyphens: `class_`,
-    `aria_label`.
+    `attributes`: an attribute with the value None or False is left out. An attribute with the value True is written
+    without a value. In names, underscores at the end are removed (`class_` becomes `class`), and other underscores
+    become hyphens (`aria_label` becomes `aria-label`).
     """
     written = []
     for key, value in attributes.items():

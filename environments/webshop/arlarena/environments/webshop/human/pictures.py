@@ -41,7 +41,9 @@ def _icons() -> dict[str, _Icon]:
 
 
 def icon_name(product: Product) -> str:
-    """Return the name of the drawing for a product: by a word of its query, else of its title, else by category."""
+    """Return the name of the drawing for a product. A word of the product's query determines the drawing. If no word of
+    the query has a drawing, a word of the title determines it, or else the category.
+    """
     for text in (product.query, product.title):
         words = _WORD.findall(text.lower()[:500])
         for word in reversed(words):  # the last noun of a name is the kind of product: "rain boots"

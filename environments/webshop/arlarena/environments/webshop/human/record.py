@@ -70,9 +70,10 @@ class HumanEpisode(msgspec.Struct, frozen=True, kw_only=True):
     """A finished episode.
 
     Attributes:
-        id: split, index of the task, the session's random name, and the session's episode number from 1.
+        id: the split, the task's index, the session's random name and the number of the episode in the session (from
+            1), joined by "-".
         task: the task's id.
-        split, index, seed, kind: of the task.
+        split, index, seed, kind: the task's split, index, seed and kind.
         success, score, total_reward: the outcome; `total_reward` is written as `return`.
         terminated: whether the person bought a product.
         truncated: whether the maximum number of steps was reached without a purchase.

@@ -94,7 +94,11 @@ class Visit:
         self.play_response(reply("", action))
 
     def play_response(self, response: str) -> None:
-        """Play a complete reply. Errors as in `play`."""
+        """Play a complete reply.
+
+        Raises:
+            RuntimeError: the episode is over.
+        """
         before = self.state
         after = self.episode.step(response)
         now = time.monotonic()

@@ -57,7 +57,7 @@ class VisitService:
         return Showing(visitor.visit, visitor.number, note, self.remote)
 
     def act(self, visitor: Visitor, form: Mapping[str, str]) -> None:
-        """Play the action of a form if the form comes from the current page. Otherwise, set a note for the person."""
+        """Play the action of a form that the current page sent. For any other form, only set a note for the person."""
         sent = tuple(form.get(name) for name in ("episode", "step", "search", "click"))
         visit = visitor.visit
         if not _is_current(visitor, form) or visit.done:
@@ -94,8 +94,8 @@ class VisitService:
         visitor.number, visitor.index, visitor.recorded, visitor.note = number, index, False, ""
 
     def _record(self, visitor: Visitor) -> bool:
-        """Write the finished episode if it is not in the file yet. Return whether the file has the episode. If it has
-        not, the person can try again.
+        """Write the finished episode to the file, unless it is already recorded. Return whether the episode is
+        recorded. After an error, the person can try again.
         """
         if visitor.recorded:
             return True

@@ -26,7 +26,7 @@ class Visitor:
         number: the number of the episode, from 1.
         index: the index of the task.
         note: a message for the next page that is shown, or "".
-        last_form: the last form that was played; the same form again is a double submission.
+        last_form: the last form that was played. If a person sends this form again, nothing is played.
         recorded: whether the finished episode is in the file.
     """
 

@@ -35,7 +35,7 @@ _stemmer = Stemmer.Stemmer("porter", 0)  # 0: without its own cache, because `se
 
 @cache
 def _unicode_words() -> re.Pattern[str]:
-    """Return the pattern of words in any text. `extend` characters belong to the character before them."""
+    """Return the pattern of words in any text. A character of the class `extend` belongs to the character before it."""
     sets = dict(map(_character_set, _RANGES.read_text(encoding="ascii").splitlines()))
 
     def character(*names: str) -> str:
@@ -72,7 +72,7 @@ def words(text: str) -> list[str]:
 
 
 def term(word: str) -> str | None:
-    """Return the term of a word, or None if the word is a stop word or has neither letter nor digit."""
+    """Return the term of a word. Return None if the word is a stop word or consists of underscores."""
     if word[-1] in "sS" and word[-2:-1] and word[-2] in _APOSTROPHES:
         word = word[:-2]
     word = word.lower()

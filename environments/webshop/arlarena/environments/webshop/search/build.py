@@ -27,7 +27,7 @@ Integers = NDArray[np.signedinteger[Any]]
 
 
 class _Vocabulary(dict[str, int]):
-    """The term number of each word, -1 for words without a term. Missing words are added."""
+    """Maps each word to the number of its term; -1 if the word has no term. New words are added at their first use."""
 
     def __init__(self) -> None:
         self.terms: dict[str, int] = {}
@@ -85,8 +85,8 @@ class IndexBuilder:
         shutil.rmtree(self._work)
 
     def _write_terms(self) -> Integers:
-        """Write the terms in the order of their bytes. Return the position of each term in this order, by the term's
-        number.
+        """Write the terms in the order of their bytes. Return an array: element n is the position of term n in this
+        order.
         """
         names = [name.encode("utf-8", "surrogatepass") for name in self._vocabulary.terms]
         self._vocabulary.clear()
@@ -117,8 +117,8 @@ class IndexBuilder:
 
 
 def _merge(folder: Path, work: Path, segments: int, order: Integers, lengths: Integers) -> None:
-    """Merge the segments. `order`: the position of each term in the order of bytes, by the term's number [terms].
-    `lengths`: how many terms each document has [documents].
+    """Merge the segments. `order`: element n is the position of term n in the order of bytes [terms]. `lengths`: the
+    number of terms of each document [documents].
     """
     frequencies = np.zeros(len(order), np.int64)  # for each position, the number of documents with the term
     for number in range(segments):
@@ -150,8 +150,8 @@ def _write_impacts(
     repeated: NDArray[np.uint16],
     lengths: Integers,
 ) -> None:
-    """Write the postings of rare terms, and for each common term a row with its impact on each document. Also write the
-    highest and the 50th highest impact of each term.
+    """Write the postings of each rare term. For each common term, write a row with the term's impact on each document.
+    For all terms, also write the highest and the 50th highest impact.
     """
     count = len(lengths)
     common = frequencies * COMMON > count

@@ -124,7 +124,7 @@ class Index:
 
 
 def _best(scores: Floats, rank: int) -> float:
-    """Return the score at a rank; rank 1 is the highest score. Return 0 if there are fewer scores."""
+    """Return the score at a rank; rank 1 is the highest score. Return 0 if there are fewer than `rank` scores."""
     if len(scores) < rank:
         return 0.0
     return float(np.partition(scores, len(scores) - rank)[len(scores) - rank])

@@ -16,7 +16,7 @@ class ShopAction(msgspec.Struct, frozen=True, gc=False):
 
 
 def parse_action(text: str) -> ShopAction | None:
-    r"""Return the action that a text starts with, or None.
+    r"""Return the action at the start of a text. Return None if there is no action.
 
     The rule is `re.match(r"(.+)\[(.+)\]", text)` in WebShop's code: the argument ends at the last `]` of the first
     line, and begins after the last `[` that leaves at least one character for the argument. The name must be exactly

@@ -24,7 +24,7 @@ _ASCII_SPACE = " \n\t\f\r"
 
 
 def nodes(kind: NodeKind, *texts: str) -> list[Node]:
-    """Return the nodes of texts of one kind."""
+    """Return a node (kind, text) for each text. The module's docstring states which texts have no node."""
     return [
         (kind, text if filled else " ")
         for text in texts

@@ -51,7 +51,7 @@ class Page(msgspec.Struct, frozen=True):
     Attributes:
         before, after: the texts before and after the instruction. Together they are the page without the instruction.
         label: the text above the instruction; "" if the page does not show the instruction.
-        clickables: the clickables by name, in the order of the original.
+        clickables: the clickables by name, in the order of WebShop's code.
         clicks: the valid clicks as actions, in the same order; without the button of the search form.
         offered: the valid clicks as text, one per line; on the search page, the form of a search.
     """
@@ -69,7 +69,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 def instruction_texts(form: Form, instruction: str) -> dict[str, str]:
-    """Return the text of the instruction on a page, by the label of the page."""
+    """Return {label: text} for each of `INSTRUCTION_LABELS`. The text has the label and the instruction, or is ""."""
     return {label: fragment(form, nodes("text", label, instruction) if label else []) for label in INSTRUCTION_LABELS}
 
 
@@ -122,9 +122,8 @@ class Pages:
     def receipt(self, state: ShopState, score: float, details: Mapping[str, float | bool] | None) -> Page:
         """Return the page after the purchase of `state`.
 
-        The page has the same content as the original's page in a text environment: fields that the original does not
-        fill are empty or "None". `details`: the parts of the score, or None. The parts are in the same place as in the
-        original.
+        The page has the same content as WebShop's page in a text environment: fields that WebShop's code does not fill
+        are empty or "None". `details`: the parts of the score. If None, the page shows no parts.
         """
         assert state.product is not None
         chosen = json.dumps(dict(state.options), sort_keys=True)
@@ -184,8 +183,8 @@ class Pages:
     def _with_clicked(self, state: ShopState, item: ItemPage) -> Page:
         """Return the page of a product with its clicked options marked, in the form `rich`.
 
-        As in the original, an option is clicked if its text in quotes occurs in the page's address, which ends with the
-        chosen options as JSON. So a value with quotes or with characters beyond ASCII is never marked.
+        As in WebShop's code, an option is clicked if its text in quotes occurs in the page's address, which ends with
+        the chosen options as JSON. So a value with quotes or with characters beyond ASCII is never marked.
         """
         if self._form == "text" or not (state.options or '"' in state.keywords):
             return item.page
@@ -206,7 +205,7 @@ class Pages:
 
 
 def _contents(product: Product, name: str) -> list[str]:
-    """Return the texts of a sub-page. There are no reviews: the original's files have none."""
+    """Return the texts of a sub-page. There are no reviews, because WebShop's files have none."""
     if name == DESCRIPTION:
         return [product.description]
     if name == FEATURES:

@@ -51,7 +51,7 @@ class PurchaseScore(msgspec.Struct, frozen=True):
     """The score of a purchase and its parts.
 
     Attributes:
-        type: the kind of product.
+        type: the comparison of the kinds of the two products.
         attributes_matched, attributes: how many attributes of the goal the product has, and how many the goal has.
         options_matched, options: how many options of the goal were chosen, and how many the goal has.
         price_ok: whether the price is at most the limit.
@@ -71,7 +71,7 @@ class PurchaseScore(msgspec.Struct, frozen=True):
         return matched / self._parts * self.type.factor
 
     def details(self) -> dict[str, float | bool]:
-        """Return the parts by their names in the original. A goal without options has no `r_option` and `w_option`."""
+        """Return the parts by their names in WebShop's code. Without options, `r_option` and `w_option` are missing."""
         details: dict[str, float | bool] = {
             "r_type": self.type.factor,
             "r_att": self.attributes_matched / self.attributes,
@@ -141,7 +141,7 @@ def _categories(product: Product) -> set[str]:
 
 
 def _processed(text: str) -> str:
-    """Return a text in lower case, with spaces in place of all but letters and digits."""
+    """Return a text in lower case. All characters except letters and digits become spaces."""
     return default_process(text.translate(_NOT_ASCII))
 
 

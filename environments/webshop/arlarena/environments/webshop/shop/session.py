@@ -35,8 +35,8 @@ class ShopState(msgspec.Struct, frozen=True):
         page: the kind of the current page.
         keywords: the text of the last search, "" on the search page.
         number: the page number of the results, from 1; 0 on the search page.
-        product: number of the product of the current page, or None.
-        options: the chosen value by the name of the axis, in the order of the first choices.
+        product: number of the current page's product; None if the page has no product.
+        options: the chosen value of each axis (kind of option, such as color), in the order of the first choices.
         sub_page: the name of the current sub-page, or "".
         visited: numbers of the products that were opened since the last visit of the search page.
         hits: numbers of the products that the last search found, best first.
