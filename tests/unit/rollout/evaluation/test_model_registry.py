@@ -39,7 +39,8 @@ def test_a_missing_key_is_named(text: str, variable: str) -> None:
 def test_a_missing_sdk_names_the_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VENDORS[name].key_variable, "sk-0123456789")
     monkeypatch.setitem(sys.modules, SDK[name], None)  # Python's way to make an import fail
-    monkeypatch.delitem(sys.modules, f"{registry.__package__}.{VENDORS[name].module}", raising=False)
+    for module in (VENDORS[name].module, "chat_senders"):  # both import an SDK, and may be imported already
+        monkeypatch.delitem(sys.modules, f"{registry.__package__}.{module}", raising=False)
     with pytest.raises(ConfigError, match=rf"pip install 'arlarena-rollout\[{VENDORS[name].extra}\]'"):
         open_model(f"{name}/m")
 
@@ -52,7 +53,7 @@ def test_a_missing_sdk_names_the_extra(name: str, monkeypatch: pytest.MonkeyPatc
         ("gemini-3", "did you mean 'google/gemini-3'"),
         ("antropic/m", "did you mean 'anthropic'"),
         ("qwen", "--base-url"),
-        ("openai/", "no name"),
+        ("openai/", "name is empty"),
         ("compatible/m", "--base-url"),
     ],
 )
@@ -102,7 +103,7 @@ def test_variables_of_the_sdk_do_not_redirect_an_evaluation(variable: str, monke
     monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789")
     monkeypatch.setenv(variable, "http://elsewhere.example/v1")
     model = open_model("openai/m")
-    assert str(model._client.base_url) == "https://api.openai.com/v1/"  # type: ignore[attr-defined]
+    assert str(model._sender._client.base_url) == "https://api.openai.com/v1/"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

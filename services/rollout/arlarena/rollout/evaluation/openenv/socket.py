@@ -100,8 +100,8 @@ class OpenEnvSocket:
 
         Raises:
             AtCapacity, SessionLost, Unavailable: see these classes. The socket must not be used again.
-            Refused: the server refuses the request. With status 422, the data do not match the schema, and the socket
-                can be used again.
+            Refused: the server refuses the request. If the status is 422, the data does not match the schema, and the
+                socket can be used again.
             ProtocolError: the reply is invalid or too large. The socket must not be used again.
         """
         if self._broken is not None:

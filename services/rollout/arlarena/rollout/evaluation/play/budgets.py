@@ -1,7 +1,7 @@
 """Budgets of an evaluation: tokens, money and time.
 
-The budgets are checked before each request. When a budget is spent, requests in flight are not cancelled. Their replies
-may exceed a budget of tokens or money.
+`ModelAccess.check` checks the budgets before each request. If a budget is spent, requests in flight are not cancelled.
+Their replies may exceed a budget of tokens or money.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class BudgetMeter:
 
     Attributes:
         tokens: sum of the input and output tokens.
-        money: sum of the known prices.
+        money: sum of the replies' prices, without unknown prices.
         unpriced: number of replies with an unknown price.
     """
 
@@ -56,7 +56,8 @@ class BudgetMeter:
         """
         if limits.money is not None and price(TokenUsage(input=1, output=1)) is None:
             raise EvaluationError(
-                "the price of this model is unknown, so a budget of money cannot be checked: give the model's prices"
+                "the price of this model is unknown, so a budget of money cannot be checked: give a price file with "
+                "the model's price"
             )
         self._limits, self._price, self._clock, self._started = limits, price, clock, clock()
         self.tokens, self.money, self.unpriced = 0, 0.0, 0

@@ -99,8 +99,8 @@ class EvaluationRun:
         Args:
             plan: the plan of the evaluation.
             environments: the environments by their names in the plan.
-            journal: gets the records.
-            history: the events of earlier processes in the journal.
+            journal: the journal to which events and records are written.
+            history: the journal's events before this process.
             access: the model; None: the players have no model.
             limits: how attempts are played; None: the defaults.
             log: logger for warnings; None: a new logger.
@@ -126,7 +126,7 @@ class EvaluationRun:
         return self._earlier_charges + (self.access.possibly_charged if self.access else 0)
 
     def stop(self, reason: EvaluationStopped | EvaluationError) -> None:
-        """Start no more attempts, and send no more requests. Requests in flight end and are recorded."""
+        """Start no more attempts, and send no more requests. Replies to requests in flight are still recorded."""
         self._stop.set(reason)
         if self.access is not None:
             self.access.stop(reason)

@@ -66,7 +66,7 @@ class PlayLimits:
 
 
 class SessionSource(Protocol):
-    """Opens sessions of an environment. `EnvironmentClient` and `OpenEnvClient` are such sources."""
+    """Opens sessions of an environment. `EnvironmentClient` and `OpenEnvClient` have this interface."""
 
     async def open(self, count: int, *, ttl_s: float | None = None) -> Sequence[Session]:
         """Open `count` sessions. `ttl_s`: idle time in seconds, or None for the server's default.
@@ -79,10 +79,10 @@ class SessionSource(Protocol):
 
 @dataclass(slots=True)
 class Patience:
-    """Measures how long failures last without progress.
+    """Measures how long failures have lasted without progress.
 
     Attributes:
-        limit_s: maximum duration in seconds.
+        limit_s: maximum duration of the failures in seconds.
         since: monotonic time of the first failure after the last progress, or None.
     """
 
@@ -220,7 +220,7 @@ class SlotGroup:
         return session
 
     def _ended(self, attempt: Attempt, failures: AttemptFailures, error: ServiceError) -> AttemptRecord | None:
-        """Return the record of the attempt if its failures end it, or None if the attempt continues.
+        """Return the record of the attempt if it ends because of its failures. Return None if the attempt continues.
 
         Raises:
             EvaluationError: the server refuses a task of the plan.
