@@ -19,8 +19,7 @@ class ApiLimits:
         request_s: maximum seconds from the start of the request to the end of the reply. The OpenAI and Anthropic SDKs
             have the same default.
         connect_s: maximum seconds for opening a connection.
-        reply_bytes: maximum size of a reply. 8 MiB are about 2 million tokens. No model generates so many tokens in one
-            reply.
+        reply_bytes: maximum bytes of a reply. 8 MiB are about 2 million tokens. Replies of models are shorter.
     """
 
     request_s: float = 600.0

@@ -155,7 +155,7 @@ def vendor_error(failure: HttpFailure) -> VendorError:
 def _page_text(failure: HttpFailure) -> str:
     """Returns a message for a response without an error object.
 
-    The message names the target of a redirect. For other responses, it is the body without HTML tags.
+    For a redirect, the message names its target. For other responses, the message is the body without HTML tags.
     """
     if 300 <= failure.status < 400:
         return f"redirects to {failure.headers.get('location', 'no address')}; check the address"

@@ -37,7 +37,7 @@ class UnusableReply(Exception):
 
 
 class _BoundedStream(httpx2.AsyncByteStream):
-    """The body of a response, of at most `limit` bytes."""
+    """The body of a response. Reading more than `limit` bytes raises an error."""
 
     def __init__(self, stream: httpx2.AsyncByteStream, limit: int) -> None:
         self._stream, self._limit = stream, limit
@@ -111,7 +111,7 @@ def http_client(limits: ApiLimits) -> httpx2.AsyncClient:
 async def connection_error(url: str) -> str:
     """Connects to the server at `url`. Returns "" if the connection succeeds, else the error.
 
-    The function also sends a request, but ignores the reply, its status, and a missing reply.
+    The function sends a GET request. It ignores an error status and a missing reply.
     """
     try:
         async with http_client(ApiLimits(request_s=PROBE_S, connect_s=PROBE_S)) as client:

@@ -91,8 +91,8 @@ class OpenAiChatModel:
     def _special_case(self, error: VendorError, sent: frozenset[str]) -> ModelError | None:
         """Returns the error for a blocked prompt or an unsupported parameter. Returns None for other errors.
 
-        `sent`: names of the request's parameters. If the server does not support one of them, the caller retries the
-        request. The retry omits `seed`, or uses the other name for the maximum number of tokens.
+        `sent`: names of the request's parameters. If the server rejects `seed` or the name of the maximum number of
+        tokens, the caller retries the request. The retry omits `seed`, or uses the other name.
         """
         if error.code in _BLOCKED and error.status < 500:
             return _PromptBlocked(self._connection.message(error.reason))
@@ -134,9 +134,8 @@ def _reply(response: RawCompletion, connection: ApiConnection) -> Reply:
     Raises:
         HttpFailure: a gateway reports an error in a response with status 200.
         Retryable: the response has no choices.
-        Rejected: the response is not JSON, so the address is probably wrong.
-        ValueError: the response is not valid JSON.
-        TypeError: the response, its first choice or its message is not a JSON object, or `choices` is not a list.
+        Rejected, ValueError: see `_completion`.
+        TypeError: `choices` is not a list; or the response, its first choice or its message is not a JSON object.
     """
     completion = _completion(response, connection)
     choices = completion.get("choices")

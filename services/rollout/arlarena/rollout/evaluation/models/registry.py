@@ -33,7 +33,7 @@ class Vendor:
 
     Attributes:
         title: name of the vendor in messages.
-        module: name of the module of this package with the vendor's adapter.
+        module: name of the module in this package that contains the vendor's adapter.
         build: name of the adapter class in `module`.
         extra: name of the pip extra of arlarena-rollout that installs the SDK.
         key_variable: name of the environment variable with the key.

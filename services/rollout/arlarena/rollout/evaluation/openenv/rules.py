@@ -21,8 +21,8 @@ from arlarena.proto.text.names import known_names
 from arlarena.proto.thoughts import answer_start
 from arlarena.rollout.evaluation.errors import EvaluationError
 
-# Template and parser in records. They identify the rules of this module. Results with different versions are not
-# comparable.
+# Names and versions of the template and the parser in records. They identify the rules of this module. Results with
+# different versions are not comparable.
 TEMPLATE, RULES_VERSION = "openenv", "1"
 PARSER_VERSION = f"{TEMPLATE}/{RULES_VERSION}"
 # A split that every server has. The seed of a reset is the task's index plus the evaluation's seed.
@@ -48,7 +48,7 @@ _FENCED = re.compile(r"```[A-Za-z]*\n(.*?)```", re.DOTALL)
 
 
 class OpenEnvSettings(msgspec.Struct, frozen=True):
-    """How an OpenEnv environment is played. Part of the evaluation's identity.
+    """How an OpenEnv environment is played. An evaluation with other settings is another evaluation.
 
     Attributes:
         text_field: the observation's field that the model sees, such as "board" or "metadata.prompt". The first
@@ -334,7 +334,7 @@ def _resolved(part: object, root: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_string(part: Mapping[str, Any], root: Mapping[str, Any]) -> bool:
-    """Return whether the type of a field is `string`, or `string` or `null`. Returns False for a constant."""
+    """Return whether a field's value is a string. The schema may also allow null. Return False for a constant."""
     if part.get("type") == "string":
         return "const" not in part
     options = part.get("anyOf")

@@ -167,7 +167,7 @@ class OpenEnvSession(Session):
     """A session with its own WebSocket. Calls must not overlap. If the connection is lost, the session is lost."""
 
     def __init__(self, socket: OpenEnvSocket, rules: OpenEnvRules, number: int) -> None:
-        """Use `OpenEnvClient.open`."""
+        """Create a session for an open socket. Callers use `OpenEnvClient.open` instead."""
         self.id = f"{socket.address}#{number}"
         self._socket, self._rules = socket, rules
         self._episode: OpenEnvEpisode | None = None

@@ -51,7 +51,7 @@ class OpenEnvSocket:
     """An open socket and its session on the server. Requests must not overlap."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, address: str, options: SocketOptions) -> None:
-        """Use `connect`."""
+        """Start to read an open WebSocket. Callers use `connect` instead."""
         self.address, self._socket, self._options = address, socket, options
         self._frames: asyncio.Queue[str | bytes] = asyncio.Queue(MAX_UNREAD_FRAMES)
         self._failure: ServiceError | None = None  # why the reader ended

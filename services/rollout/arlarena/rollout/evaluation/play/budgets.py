@@ -49,7 +49,7 @@ class BudgetMeter:
     def __init__(
         self, limits: BudgetLimits, price: Price = no_price, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Start to measure the time.
+        """Create a meter with no usage, and start to measure the time.
 
         Raises:
             EvaluationError: there is a budget of money, but the model's price is unknown.
@@ -86,7 +86,7 @@ class BudgetMeter:
         if limits.tokens is not None and tokens >= limits.tokens:
             raise BudgetSpent(f"the budget of {limits.tokens} tokens is spent ({tokens} used)")
         if limits.money is not None and self.money >= limits.money:
-            raise BudgetSpent(f"the budget of {limits.money:g} in money is spent ({self.money:.4f} used)")
+            raise BudgetSpent(f"the money budget of {limits.money:g} is spent ({self.money:.4f} used)")
         if limits.money is not None and self.unpriced:
             raise BudgetSpent(
                 f"the price of {self.unpriced} replies is unknown, so the budget of money cannot be checked"

@@ -54,7 +54,7 @@ class ModelAccess:
     Attributes:
         stopped: the error that each new request raises, or None. Requests in flight are not affected.
         sent: number of requests that this process sent.
-        possibly_charged: number of this process's requests that were possibly charged without a reply.
+        possibly_charged: number of this process's requests that were possibly charged, but got no reply.
         notice: a function that shows a message to the user.
     """
 
@@ -217,7 +217,10 @@ class AttemptCaller:
         raise AssertionError("count(1) has no end")
 
     async def _send_once(self, event: RequestEvent, messages: Sequence[ModelMessage], seed: int) -> Reply | Retryable:
-        """Send one request. Return the reply, or the error if the request may be retried."""
+        """Send one request, and return the reply. If the request failed and may be retried, return the error.
+
+        Raises the errors of `ModelCaller.__call__`.
+        """
         access = self._access
         access.check()
         access.journal.append(msgspec.structs.replace(event, time=time.time()))

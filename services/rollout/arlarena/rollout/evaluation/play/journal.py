@@ -45,8 +45,8 @@ class DirectoryLock:
             holder = os.read(self._handle, 32).decode(errors="replace").strip() or "unknown"
             os.close(self._handle)
             raise EvaluationError(
-                f"another process (id {holder}) writes the evaluation in {directory}; wait until that process ends, or "
-                "choose another directory"
+                f"another process (id {holder}) writes the evaluation in {directory}; either wait until that process "
+                "ends, or choose another directory"
             ) from None
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)

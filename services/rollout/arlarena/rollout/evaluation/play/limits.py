@@ -125,7 +125,7 @@ class RequestGate:
         self._awake.set()
 
     def succeeded(self, sent_at: float, estimated: int, tokens: int | None) -> None:
-        """Note a success, and replace the estimated number of tokens by the vendor's number.
+        """Record that a request succeeded. Correct the token limit: replace the estimate by the vendor's number.
 
         Args:
             sent_at: time of the clock when the request was sent.
@@ -138,12 +138,12 @@ class RequestGate:
             self._pauses_in_a_row = 0
 
     def failed(self, error: Retryable, sent_at: float, failures: int) -> float:
-        """Note a failure. Return the seconds that this request must wait before it asks for a new permit.
+        """Record that a request failed. Return the seconds that the request must wait before it asks for a new permit.
 
         Args:
             error: the failure.
             sent_at: time of the clock when the request was sent.
-            failures: number of this request's failures so far, at least 1.
+            failures: number of the request's failures so far, at least 1.
         """
         asked = min(error.retry_after_s or 0.0, self.limits.longest_retry_after_s)
         if error.rate_limited and sent_at >= self._paused_until:

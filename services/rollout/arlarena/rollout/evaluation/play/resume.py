@@ -68,9 +68,9 @@ class AttemptHistory:
 
     @property
     def possibly_charged(self) -> int:
-        """The number of requests that were possibly charged without a reply.
+        """The number of requests that were possibly charged, but got no reply.
 
-        These are the possibly charged failures, and the requests without a reply or a failure.
+        These are the possibly charged failures, and the requests that have neither a reply nor a failure.
         """
         return self.failures_charged + sum(call.requests - call.outcomes for call in self.calls.values())
 
@@ -81,7 +81,10 @@ class AttemptHistory:
 
     @property
     def finished(self) -> bool:
-        """Whether the attempt has a final result. If a service or the API failed, a resume plays the attempt again."""
+        """Whether the attempt has a final result.
+
+        The statuses `infra_error` and `model_error` are not final: a resume plays the attempt again.
+        """
         return self.result is not None and self.result.scored
 
     def usable(self) -> Iterator[RecordedCall]:
@@ -152,7 +155,7 @@ class EvaluationHistory:
 
     @property
     def possibly_charged(self) -> int:
-        """The number of requests that were possibly charged without a reply."""
+        """The number of requests that were possibly charged, but got no reply."""
         return sum(one.possibly_charged for one in self.attempts.values())
 
     @property

@@ -50,7 +50,7 @@ class EvaluationProgress:
         record: the record of the attempt that ended.
         ended: number of attempts with a record, including attempts before a resume.
         total: number of all attempts in the plan.
-        possibly_charged: number of requests that were possibly charged without a reply.
+        possibly_charged: number of requests that were possibly charged, but got no reply.
         seconds: time since this process created the `EvaluationRun`.
     """
 
@@ -69,7 +69,7 @@ class EvaluationOutcome:
         results: the last record of each attempt that has a record.
         remaining: number of attempts without a final result.
         stopped: why the evaluation stopped early, or "".
-        possibly_charged: number of requests that were possibly charged without a reply, including requests before a
+        possibly_charged: number of requests that were possibly charged, but got no reply. It includes requests before a
             resume.
     """
 
@@ -122,7 +122,7 @@ class EvaluationRun:
 
     @property
     def possibly_charged(self) -> int:
-        """The number of requests possibly charged without a reply, including requests before a resume."""
+        """The number of requests that were possibly charged, but got no reply. It includes requests before a resume."""
         return self._earlier_charges + (self.access.possibly_charged if self.access else 0)
 
     def stop(self, reason: EvaluationStopped | EvaluationError) -> None:
@@ -135,7 +135,7 @@ class EvaluationRun:
         """Play all attempts that have no final result.
 
         Raises:
-            EvaluationError: the evaluation cannot continue. The journal contains all attempts recorded so far.
+            EvaluationError: the evaluation cannot continue. The journal contains all results so far.
         """
         remaining_keys = self._history.remaining(self.plan)
         if self._limits.one_by_one:

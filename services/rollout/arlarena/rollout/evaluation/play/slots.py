@@ -22,8 +22,8 @@ from arlarena.rollout.evaluation.interrupts import StopSignal
 from arlarena.rollout.evaluation.play.attempt import Attempt
 from arlarena.rollout.evaluation.records import AttemptKey, AttemptRecord
 
-# If the server refuses a step in this many sessions, the reply counts as the cause. After fewer refusals, the cause may
-# be a damaged session.
+# If the server refuses the same step in this number of sessions, the model's reply counts as the cause. After fewer
+# refusals, the cause may be a damaged session.
 MAX_REFUSALS = 3
 # After this number of invalid responses in a row, an attempt ends: the server does not follow the API, and more retries
 # would not help. The number is above 1, because a proxy may send its own page while the server restarts. The pauses
@@ -155,7 +155,7 @@ class SlotGroup:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def slot(self) -> None:
-        """Play attempts until the queue is empty. An error that ends the evaluation sets the stop signal."""
+        """Play attempts until the queue is empty. If an error ends the evaluation, set the stop signal."""
         session: Session | None = None
         try:
             while self._waiting and self._stop.reason is None:

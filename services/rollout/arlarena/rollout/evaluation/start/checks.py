@@ -21,7 +21,7 @@ POLICY = "compatible/policy"
 
 
 async def check_options(options: EvaluateOptions, name: str) -> ModelPrice | None:
-    """Check the options. Return the model's price. The price is None if it is unknown.
+    """Check the options, and return the model's price. The result is None if the price is unknown.
 
     `name`: name of the model in records.
 
@@ -108,12 +108,12 @@ async def _check_model(options: EvaluateOptions) -> None:
     if is_checkpoint(text):
         if base_url:
             raise ConfigError(
-                f"--base-url is for a running server, but {text} is a folder: either leave --base-url out, then this "
-                f"command starts a server for the checkpoint; or write compatible/{text} for a model of this name"
+                f"--base-url is for a running server, but {text} is a folder: either leave --base-url out to start a "
+                f"server for this checkpoint, or write compatible/{text} if a model at --base-url has this name"
             )
         text, base_url = POLICY, "http://127.0.0.1"
     elif text.startswith((".", "/", "~")) and not base_url:
-        raise ConfigError(f"{text}: there is no such folder, so this is not a checkpoint")
+        raise ConfigError(f"{text}: there is no such folder, so this is not a checkpoint; correct the path")
     elif not base_url and "/" not in text and (hint := suggestion(text, SCRIPTED)):
         raise ConfigError(f"unknown model {text!r}: {hint}")
     if options.dry_run:

@@ -27,8 +27,9 @@ from arlarena.rollout.evaluation.start.players import SCRIPTED
 # earlier turns. For these environments, the bounds are too high.
 CONVERSATIONS = ("conversation", TEMPLATE)
 SAMPLED = 8  # maximum number of tasks whose first prompt is measured
-SHOWN_CHARS = 2_000  # maximum number of shown characters of the first prompt
-# Number of earlier turns in a prompt if the environment has no option `history`. The SDK's text games use this default.
+SHOWN_CHARS = 2_000  # the dry run prints at most this number of characters of the first prompt
+# Number of earlier turns in a prompt if the template has `{history}`, but the environment has no option `history`. The
+# text games of the environment SDK have this default.
 HISTORY = 2
 
 
@@ -99,7 +100,7 @@ async def _first_prompts(
 
 
 def evenly_spread(indices: Sequence[int], count: int) -> list[int]:
-    """Return at most `count` indices, at equal distances in the sequence. The first index is always included."""
+    """Return at most `count` indices. They are evenly spread over `indices`, and include its first index."""
     kept = min(count, len(indices))
     return [indices[number * len(indices) // kept] for number in range(kept)]
 
@@ -137,8 +138,8 @@ def _earlier_turns(plan: EvaluationPlan, info: Info) -> int:
 def _calls_per_turn(plan: EvaluationPlan) -> tuple[int, int]:
     """Return (requests, replies) for one turn.
 
-    `requests`: number of requests in the turn. `replies`: number of replies of the turn in the prompts of its later
-    requests. In a debate, agents read replies of other agents.
+    `requests`: number of requests in the turn. `replies`: number of earlier replies that these requests contain in
+    total. Replies of earlier turns do not count. Only a debate has several requests in a turn.
     """
     if plan.strategy != "debate":
         return 1, 0

@@ -28,7 +28,7 @@ READY_S = 1800.0  # seconds until a service must be ready; loading a large check
 READY_INTERVAL_S = 0.2  # seconds between requests to /ready
 REQUEST = Timeouts(connect_s=5.0, request_s=5.0)  # timeouts of a request to /ready
 STOP_S = 10.0  # seconds between SIGTERM and SIGKILL
-LOG_TAIL = 20_000  # the cause of a failure is searched in this number of bytes at the end of a log
+LOG_TAIL = 20_000  # bytes at the end of a log. `LocalService.cause` searches these bytes for an error line.
 INVALID_CONFIGURATION = 2  # exit status of our services
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

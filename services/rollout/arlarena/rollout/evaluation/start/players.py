@@ -34,7 +34,7 @@ STRATEGIES: Mapping[str, Callable[..., Player]] = {
 
 
 def check_player(model: str, one: OpenedEnvironment) -> None:
-    """Check that a scripted player can play an environment.
+    """Check that the player `expert` or `random` can play an environment.
 
     Raises:
         ConfigError: MODEL is `expert`, and the environment has no expert. Or MODEL is `random`, and the schema of an
@@ -52,8 +52,8 @@ def player_of(model: str, strategy: str, options: Mapping[str, Any], info: Info)
     """Return the player for an environment.
 
     Raises:
-        ConfigError: the strategy or one of its options is unknown or invalid. Or a strategy other than `plain` is given
-            for a player without a model.
+        ConfigError: the strategy or one of its options is unknown or invalid. Or the player uses no model, and a
+            strategy other than `plain` or an option of a strategy is given.
     """
     return _player(model, strategy, options, ReplyFormat.of(info.parser))
 

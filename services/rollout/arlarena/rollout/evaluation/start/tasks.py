@@ -32,7 +32,7 @@ class TaskChoice:
 
     @property
     def is_default(self) -> bool:
-        """Whether none of these options is given."""
+        """Whether all four options have their default values."""
         return self == TaskChoice()
 
     def check(self) -> None:
