@@ -89,7 +89,11 @@ TopP = Annotated[
 ]
 MaxTokens = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Maximum number of tokens in a reply.  [default: the API's default]"),
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Maximum number of tokens in a reply.  [default: the API's default; for Anthropic's API: 4096]",
+    ),
 ]
 ModelParameters = Annotated[
     list[str] | None,

@@ -2,7 +2,7 @@
 
     429, 5xx, 408, 409, timeout, lost connection    Retryable
     401, 402, 403, 404, no credit, redirect         Denied
-    a wrong certificate or sampling parameter       Denied
+    invalid sampling parameter or certificate       Denied
     413, or the messages exceed the context         TooLong
     other 4xx, unusable reply                       Rejected
 

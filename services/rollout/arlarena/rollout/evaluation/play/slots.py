@@ -177,6 +177,7 @@ class SlotGroup:
 
         Raises:
             EvaluationError: the server refuses the request, or does not follow the API.
+            EvaluationStopped, EvaluationError: the evaluation stops during a pause.
         """
         waits, invalid = self._pauses(), 0
         while self._waiting:

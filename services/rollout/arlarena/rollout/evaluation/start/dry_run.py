@@ -55,6 +55,9 @@ async def describe_requests(
 
     The bounds assume that every attempt takes all steps, and that a token has four characters. They also assume that
     each reply has `--max-tokens` tokens, or `REPLY_TOKENS` tokens without this option.
+
+    Raises:
+        ServiceError: an environment server failed.
     """
     chosen = [f"{name} {value}" for name, value in plan.sampling.items() if value not in (None, (), {})]
     sampling = ", ".join(chosen) or "defaults of the model"
