@@ -122,8 +122,8 @@ async def test_another_plan_in_the_same_directory_is_refused_with_the_difference
     assert (await ended(*common, "--count", 2))[0] == 0
     code, _, error = await ended(*common, "--count", 3, "--seed", 4)
     assert (code, error.count("\n")) == (1, 1)
-    assert "has another evaluation, which differs in seed (--seed: 0 there, 4 here)" in error
-    assert "guess.indices (--first, --count or --tasks: [0,1] there, [0,1,2] here)" in error
+    assert "has another evaluation, which differs in seed (--seed: earlier 0, now 4)" in error
+    assert "guess.indices (--first, --count or --tasks: earlier [0,1], now [0,1,2])" in error
     assert len(records(tmp_path)) == 2
 
 

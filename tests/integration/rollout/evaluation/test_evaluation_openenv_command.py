@@ -267,7 +267,7 @@ CLOSED = {"properties": {"text": {}, "board": {}}, "additionalProperties": False
         (("random", "--openenv", "text_field=bord"), "text_field=bord: "),
         (("random", "--openenv", "action_field=txt"), "did you mean 'text'?"),
         (("random", "--openenv", "max_steps=0"), "--openenv max_steps=0: write max_steps=VALUE"),
-        (("random", "--option", "size=5"), "--option size: is for an environment that is started here"),
+        (("random", "--option", "size=5"), "--option size: an option needs --env NAME"),
         (("person", "--set", "guess-v1"), "--set guess-v1: http://127.0.0.1"),
     ],
 )
@@ -288,7 +288,7 @@ async def test_the_option_is_refused_for_our_own_server(tmp_path: Path) -> None:
         arguments = ("expert", "--env", url, "--count", 1, "--openenv", "max_steps=5", "--out", tmp_path / "out")
         code, _, error = await ended(*arguments)
     assert (code, error.count("\n")) == (2, 1)
-    assert f"--openenv is for OpenEnv servers, but {url} is served by ARLArena" in error
+    assert f"--openenv is for OpenEnv servers, but the servers of --env are ARLArena servers ({url})" in error
 
 
 async def test_a_random_player_chooses_among_the_choices_of_the_schema(tmp_path: Path) -> None:

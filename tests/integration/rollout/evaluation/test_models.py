@@ -159,6 +159,7 @@ async def test_a_reply_above_the_limit_or_compressed_is_rejected(kind: Kind) -> 
 HOSTILE = [
     b"{}", b"[]", b"null", b"3", b'"x"', b"{", b"", b"\xff", b"[" * 100_000,
     b'{"choices": 5, "content": 5, "candidates": 5}',
+    b'{"choices": {"a": 1}, "content": {"a": 1}, "candidates": {"a": 1}}',
     b'{"choices": [null], "content": [null], "candidates": [null]}',
     b'{"choices": [{}], "content": [{}], "candidates": [{}]}',
     b'{"choices": [], "content": "x", "candidates": []}',
@@ -184,6 +185,13 @@ async def test_a_malformed_response_is_an_error_of_the_model(kind: Kind) -> None
                 outcomes.append(isinstance(outcome, Reply))
         assert (await ask(model)).finish == "stop"
     assert outcomes.count(True) <= len(outcomes) / 3
+
+
+async def test_choices_that_are_no_list_are_named() -> None:
+    async with running("openai") as (server, model):
+        server.next.append(Canned(200, b'{"choices": {"a": 1}}'))
+        with pytest.raises(Rejected, match="the field choices is not a list"):
+            await ask(model)
 
 
 @every_kind
@@ -251,7 +259,7 @@ async def test_a_model_without_images_and_a_reserved_parameter_are_rejected_befo
     needs_sdk("openai")
     async with serve(Imitation("openai")) as server:
         model = open_model("m", base_url=server.url, sees_images=False)
-        with pytest.raises(Rejected, match="without images"):
+        with pytest.raises(Rejected, match="no images may be sent"):
             await ask(model, ModelMessage("user", "x", (PNG,)))
         with pytest.raises(Denied, match="'stream'"):
             await ask(model, extra={"stream": True})

@@ -165,7 +165,7 @@ def test_budgets_of_tokens_money_and_time() -> None:
     meter.add_earlier([TokenUsage(input=4)])
     meter.check()
     meter.add(TokenUsage(input=1))
-    with pytest.raises(BudgetSpent, match=r"0\.5 in money is spent \(0\.5000 used\)"):
+    with pytest.raises(BudgetSpent, match=r"money budget of 0\.5 is spent \(0\.5000 used\)"):
         meter.check()
     meter = BudgetMeter(BudgetLimits(seconds=10), clock=clock)
     clock.now += 9.9

@@ -53,7 +53,7 @@ def test_a_missing_sdk_names_the_extra(name: str, monkeypatch: pytest.MonkeyPatc
         ("gemini-3", "did you mean 'google/gemini-3'"),
         ("antropic/m", "did you mean 'anthropic'"),
         ("qwen", "--base-url"),
-        ("openai/", "no name"),
+        ("openai/", "name is empty"),
         ("compatible/m", "--base-url"),
     ],
 )

@@ -39,7 +39,7 @@ OpenEnvOptions = Annotated[
     typer.Option(
         metavar="KEY=VALUE",
         help="Setting for OpenEnv servers: text_field, action_field, conversation, instructions, max_steps, "
-        "success_reward or reset.FIELD. May be repeated. The guide evaluate-on-openenv explains the settings.",
+        "success_reward or reset.FIELD. May be repeated. The guide docs/how-to/evaluate-on-openenv.md explains them.",
     ),
 ]
 SetName = Annotated[
@@ -53,7 +53,7 @@ SetName = Annotated[
 SplitName = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Split of the tasks.  [default: test; without this split, the only evaluation split]"
+        metavar="NAME", help="Split of the tasks.  [default: test; if there is no test, the only evaluation split]"
     ),
 ]
 FirstTask = Annotated[int, typer.Option(min=0, metavar="INDEX", help="Index of the first task.")]
@@ -89,7 +89,11 @@ TopP = Annotated[
 ]
 MaxTokens = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Maximum number of tokens in a reply.  [default: the API's default]"),
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Maximum number of tokens in a reply.  [default: the API's default; for Anthropic's API: 4096]",
+    ),
 ]
 ModelParameters = Annotated[
     list[str] | None,

@@ -56,8 +56,8 @@ class StopSignal:
 class Interrupts:
     """A context that ends the evaluation and stops the started services when the process receives a signal.
 
-    While attempts are played, `stop` is set. The first signal then calls `stop`, and replies to requests in flight are
-    still recorded. Any other signal cancels the task that entered the context.
+    If attempts are being played, the first signal calls `stop`, and replies to requests in flight are still recorded.
+    Otherwise, or at the second signal, the task that entered the context is cancelled.
 
     Attributes:
         received: the first signal, or None.

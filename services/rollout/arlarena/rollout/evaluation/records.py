@@ -25,8 +25,8 @@ from arlarena.rollout.evaluation.models.protocol import Finish, TokenUsage
 SCHEMA = 1
 
 # `ok`: the episode was played to its end.
-# `policy_error`: a reply or a prompt ended the episode; for example, the prompt exceeds the context. It counts as a
-# failure of the model.
+# `policy_error`: a reply or a prompt ended the episode, for example because the prompt exceeds the model's context. The
+# attempt counts as a failure of the model.
 # `infra_error`: a service failed for too long.
 # `model_error`: the model's API rejected a request of this attempt, or the API's client failed.
 # Attempts with `infra_error` or `model_error` are not scored. A resume plays them again.
@@ -62,7 +62,7 @@ class RequestEvent(msgspec.Struct, frozen=True, tag_field="event", tag="request"
         time: seconds since the epoch.
         state_key: key of the environment's state (`Metadata.state_key`). A resume uses a recorded reply only if the
             state has the same key.
-        start: how many times the attempt had been restarted from its first turn because a replay diverged.
+        start: how many times the attempt restarted from its first turn before this request, because a replay diverged.
     """
 
     key: AttemptKey

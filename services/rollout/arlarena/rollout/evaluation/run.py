@@ -56,8 +56,7 @@ async def evaluate(options: EvaluateOptions, console: Console) -> int:
 
     Raises:
         ConfigError: an option is invalid. No request was sent to the model.
-        EvaluationError: the evaluation cannot start or cannot continue. The journal contains all attempts recorded so
-            far.
+        EvaluationError: the evaluation cannot start or cannot continue. The journal contains all results so far.
         ServiceError: an environment server does not answer.
     """
     name = checkpoint_name(options.model) if is_checkpoint(options.model) else options.model
@@ -132,7 +131,7 @@ def _services_directory(options: EvaluateOptions, stack: AsyncExitStack) -> Path
 
 @asynccontextmanager
 async def _model(options: EvaluateOptions, services: LocalServices) -> AsyncIterator[ChatModel | None]:
-    """Yield the model, or None for a scripted player. For a checkpoint, start a policy server."""
+    """Yield the model, or None for a player without a model. For a checkpoint, start a policy server."""
     if options.model in SCRIPTED:
         yield None
         return
@@ -227,7 +226,7 @@ def _access(
 
 
 def sampling_for(sampling: SamplingRequest, found: Sequence[OpenedEnvironment]) -> SamplingRequest:
-    """Return `sampling` with the environments' stop strings, or with no stop strings if the environments differ.
+    """Return `sampling` with the environments' stop strings. If environments have different ones, use no stop strings.
 
     Stop strings only save tokens, because an environment ignores the text after a stop string.
     """

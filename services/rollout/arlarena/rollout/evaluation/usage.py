@@ -21,7 +21,8 @@ def run_app(app: typer.Typer, name: str) -> int:
     """Run a Typer app, and return the exit status.
 
     The exit status is 2 if the command line or the configuration is wrong, 1 after a failure, and 130 after Ctrl-C.
-    Otherwise it is the app's own exit status. `name`: the command as the user typed it, for usage and error messages.
+    Otherwise, the app determines the exit status. `name`: the command as the user typed it, for usage and error
+    messages.
     """
 
     def run() -> int:

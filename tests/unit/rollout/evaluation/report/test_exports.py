@@ -115,7 +115,7 @@ def test_reading_takes_the_last_record_of_an_attempt_and_ignores_a_cut_line(tmp_
 
 
 def test_reading_names_what_is_wrong(tmp_path):
-    with pytest.raises(EvaluationError, match="is not the directory of an evaluation"):
+    with pytest.raises(EvaluationError, match="not the directory of an evaluation"):
         read_evaluation(tmp_path)
     directory = write_evaluation(tmp_path / "e", plan_of(environment_of()), [record_of()])
     (directory / "journal.jsonl").write_bytes(b'{"event":"end","key":1}\n')

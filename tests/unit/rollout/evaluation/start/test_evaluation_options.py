@@ -67,7 +67,7 @@ def test_the_only_environment_needs_no_name_in_its_options():
             ["sokban:size=1"],
             "no option --env starts the environment 'sokban'; did you mean 'sokoban'?",
         ),
-        (["http://host:1"], ["size=secret"], "--option size: is for an environment that is started here"),
+        (["http://host:1"], ["size=secret"], "--option size: an option needs --env NAME"),
         (["sokoban"], ["size=1", "size.x=2"], "--option size.x: size is not a table"),
     ],
 )

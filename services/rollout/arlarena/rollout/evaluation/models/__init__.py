@@ -1,1 +1,1 @@
-"""Adapters for models behind an API. Each adapter uses the vendor's client library (SDK)."""
+"""Adapters for models behind an API. Requests use the vendor's client library (SDK), except to compatible servers."""

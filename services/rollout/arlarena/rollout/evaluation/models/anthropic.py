@@ -47,10 +47,11 @@ _FINISH: dict[str, Finish] = {
 
 
 class AnthropicModel:
-    """A model behind the Messages API. The API has no seed. Without `max_tokens`, `DEFAULT_MAX_TOKENS` is sent.
+    """A model behind the Messages API. The API has no seed.
 
-    A request with a temperature, `top_p` or `top_k` uses the API version `SAMPLING_VERSION`. If the model does not
-    support sampling parameters, the request raises `Denied`.
+    If the sampling parameters have no `max_tokens`, the adapter sends `DEFAULT_MAX_TOKENS`. If they have a temperature,
+    `top_p` or `top_k`, the request uses the API version `SAMPLING_VERSION`. If the model supports no sampling
+    parameters, such a request raises `Denied`.
     """
 
     def __init__(self, connection: ApiConnection) -> None:
@@ -91,7 +92,7 @@ class AnthropicModel:
             return sampling.max_tokens
         if not self._default_reported and "max_tokens" not in sampling.extra:
             self._default_reported = True
-            reason = "Anthropic's API requires a limit; set max_tokens to choose another limit"
+            reason = "Anthropic's API requires a limit; use --max-tokens to choose another limit"
             get_logger("rollout").info("default_max_tokens", model=self.name, limit=DEFAULT_MAX_TOKENS, reason=reason)
         return DEFAULT_MAX_TOKENS
 
@@ -141,7 +142,7 @@ def _reply(message: Any, connection: ApiConnection) -> Reply:
 
 
 def _usage(usage: Any) -> TokenUsage:
-    """Returns a request's token usage. `input` is the API's `input_tokens` plus the cached tokens."""
+    """Returns a request's token usage. `input` is the API's `input_tokens` plus tokens of cache reads and writes."""
     if usage is None:
         return TokenUsage()
     names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")

@@ -1,8 +1,8 @@
-"""Sends requests to Chat Completions: with OpenAI's SDK, or without an SDK to a compatible server.
+"""Sends requests to the Chat Completions API. `SdkSender` uses OpenAI's SDK. `ServerSender` uses no SDK.
 
-OpenAI's SDK and its HTTP client take more than 2 ms of CPU time for each request. With 64 requests at the same time and
-replies after 50 ms, one core would limit an evaluation to a quarter of the possible speed. `ServerSender` needs a tenth
-of this time.
+OpenAI's SDK and its HTTP client need more than 2 ms of CPU time for each request. `ServerSender` needs a tenth of this
+time. Example: 64 requests run at the same time, and each reply takes 50 ms. With the SDK, one CPU core would limit the
+evaluation to a quarter of the possible speed.
 """
 
 from __future__ import annotations
@@ -33,12 +33,15 @@ class RawCompletion:
 
 
 class ChatSender(Protocol):
-    """Sends requests to one server."""
+    """Sends requests to one Chat Completions API."""
 
     async def send(self, request: Mapping[str, Any]) -> RawCompletion:
-        """Send one request, without retries. `request`: the JSON of the request, without null values.
+        """Send one request without retries, and return the response.
 
-        Raises an error that `failures.model_error` converts. `HttpFailure`: the status is not 2xx.
+        `request`: the JSON object of the request, without null values.
+
+        Raises:
+            Exception: the request failed. `failures.model_error` converts the exception to a `ModelError`.
         """
         ...
 
@@ -73,17 +76,17 @@ class SdkSender:
 
 
 def environment_proxy(url: str) -> str | None:
-    """Returns the proxy for `url` that the environment configures (HTTP_PROXY, HTTPS_PROXY, NO_PROXY), or None.
+    """Returns the proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY choose for `url`, or None.
 
-    aiohttp's option `trust_env` finds the same proxy. But it does so for each request, in a thread, and it also sends
-    passwords of the file ~/.netrc.
+    aiohttp's option `trust_env` is not used, because it searches for the proxy at each request, in a thread. It also
+    sends passwords from the file ~/.netrc.
     """
     parts = urlsplit(url)
     return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
 
 
 class ServerSender:
-    """Sends requests without an SDK. It uses the proxy of the environment, if there is one."""
+    """Sends requests to an OpenAI-compatible server without an SDK. Uses the proxy that `environment_proxy` returns."""
 
     def __init__(self, connection: ApiConnection) -> None:
         self._connection = connection
@@ -92,9 +95,10 @@ class ServerSender:
         self._session: aiohttp.ClientSession | None = None
 
     def _open_session(self) -> aiohttp.ClientSession:
-        """Returns the session with its connections. The first request opens it, because it needs an event loop."""
+        """Returns the HTTP session. The first call creates the session, because it needs a running event loop."""
         if self._session is None:
-            # The evaluation limits its concurrency itself. The certificates are those of the SDKs.
+            # limit=0 means no limit, because the evaluation itself limits its concurrency. The session trusts the same
+            # certificates as the SDKs.
             connector = aiohttp.TCPConnector(limit=0, ssl=httpx2.create_ssl_context())
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._connection.limits.connect_s)
             self._session = aiohttp.ClientSession(
@@ -128,7 +132,10 @@ class ServerSender:
 
 
 async def _first_bytes(response: aiohttp.ClientResponse) -> bytes:
-    """Returns the first bytes of an error's body, or the bytes that arrived before the connection was lost."""
+    """Returns the first `MAX_ERROR_BYTES` bytes of an error's body.
+
+    If the connection is lost, returns the bytes that arrived before.
+    """
     body = bytearray()
     try:
         async for chunk in response.content.iter_any():
@@ -136,5 +143,5 @@ async def _first_bytes(response: aiohttp.ClientResponse) -> bytes:
             if len(body) >= MAX_ERROR_BYTES:
                 break
     except aiohttp.ClientError:
-        pass  # the status is enough
+        pass  # the status and the first bytes are enough
     return bytes(body[:MAX_ERROR_BYTES])

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from arlarena.proto.text.redaction import redact, register_secret
 
-# Maximum number of characters of an error message. A server may answer with 100 kB of HTML, and each attempt records
-# its error.
+# Maximum number of characters of an error message. A server may answer with 100 kB of HTML, and the journal contains
+# the message of each failed request.
 MAX_MESSAGE = 400
 
 
@@ -19,8 +19,7 @@ class ApiLimits:
         request_s: maximum seconds from the start of the request to the end of the reply. The OpenAI and Anthropic SDKs
             have the same default.
         connect_s: maximum seconds for opening a connection.
-        reply_bytes: maximum size of a reply. 8 MiB are about 2 million tokens. No model generates so many tokens in one
-            reply.
+        reply_bytes: maximum bytes of a reply. 8 MiB are about 2 million tokens. Replies of models are shorter.
     """
 
     request_s: float = 600.0
@@ -35,10 +34,11 @@ class ApiConnection:
     Attributes:
         name: name in records and messages, for example "openai/gpt-5".
         model: name that is sent to the API, for example "gpt-5".
-        base_url: address in the form that the vendor's SDK expects.
+        base_url: address of the API, in the form that the vendor's SDK expects.
         key: the API key. Messages mask the key.
-        key_variable: name of the environment variable with the key, for messages.
-        sees_images: whether images may be sent.
+        key_variable: name of the environment variable with the key. Error messages name this variable.
+        sees_images: whether images may be sent to the model.
+        limits: limits of each request.
     """
 
     name: str
@@ -55,6 +55,6 @@ class ApiConnection:
 
     def message(self, reason: str) -> str:
         """Returns an error message of at most `MAX_MESSAGE` characters, on one line and without secrets."""
-        # Mask secrets before the cut: a secret that is cut in two is not recognized.
+        # Mask secrets before the message is shortened, because a part of a secret is not recognized.
         line = " ".join(redact(f"{self.name} at {self.base_url}: {reason}").split())
         return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1] + "…"

@@ -4,14 +4,14 @@ ModelError
 ├─ Retryable    the same request may succeed later: rate limit, overload, timeout, lost connection
 └─ Rejected     the same request would fail again, for example because a parameter is invalid
    ├─ TooLong   the messages do not fit the model's context
-   └─ Denied    all requests of the evaluation would fail (no access, unknown model, no credit): stop the evaluation
+   └─ Denied    all requests of the evaluation would fail, for example because the key is wrong: stop the evaluation
 """
 
 from __future__ import annotations
 
 
 class ModelError(RuntimeError):
-    """Base class of a model's errors. The message names the model, the address and the vendor's reason, but no key."""
+    """Base class of a model's errors. The message names the model, the address and the reason. It contains no key."""
 
 
 class Retryable(ModelError):
@@ -19,9 +19,9 @@ class Retryable(ModelError):
 
     Attributes:
         retry_after_s: the wait in seconds that the server requested (`Retry-After`), or None.
-        possibly_charged: whether the vendor may have charged for the request. False only if the server certainly did
-            not run the request.
-        rate_limited: whether the vendor limits the rate of requests (status 429). If True, all requests wait.
+        possibly_charged: whether the vendor may have charged for the request. It is False only if the server certainly
+            did not run the request.
+        rate_limited: whether the vendor limits the rate of requests (status 429). If it is True, all requests wait.
     """
 
     def __init__(
@@ -45,4 +45,4 @@ class TooLong(Rejected):
 
 
 class Denied(Rejected):
-    """All requests of the evaluation would fail, because access, credit or the model is missing."""
+    """All requests of the evaluation would fail: no access, no credit, an unknown model or a wrong parameter."""

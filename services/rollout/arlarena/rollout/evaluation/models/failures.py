@@ -2,11 +2,13 @@
 
     429, 5xx, 408, 409, timeout, lost connection    Retryable
     401, 402, 403, 404, no credit, redirect         Denied
-    the messages exceed the context                 TooLong
+    invalid sampling parameter or certificate       Denied
+    413, or the messages exceed the context         TooLong
     other 4xx, unusable reply                       Rejected
 
-`possibly_charged` is False only if the server certainly did not run the request. Either the request was not sent, or
-the server was full (429, 503, and Anthropic's 529). Sources: https://platform.openai.com/docs/guides/error-codes,
+`possibly_charged` is False only if the server certainly did not run the request. In this case, either the request was
+not sent, or the server was full (429, 503, and Anthropic's 529). Sources:
+https://platform.openai.com/docs/guides/error-codes,
 https://docs.anthropic.com/en/api/errors, https://ai.google.dev/gemini-api/docs/troubleshooting.
 """
 
@@ -35,14 +37,14 @@ _RETRYABLE = frozenset((408, 409, 425, 429))
 _DENIED = frozenset((401, 402, 403, 404))
 # Codes and words that mean "no credit". Waiting does not help. OpenAI sends them with status 429, Anthropic with 400.
 _NO_CREDIT = re.compile(r"insufficient_quota|billing_(?:hard_limit|error)|credit balance is too low", re.IGNORECASE)
-# Codes and words in errors about too long messages. The errors are those of OpenAI, Anthropic, Google, vLLM, llama.cpp
-# and ARLArena's policy server.
+# Codes and words in the errors about too long messages of OpenAI, Anthropic, Google, vLLM, llama.cpp and ARLArena's
+# policy server.
 _TOO_LONG = re.compile(
     r"context_length_exceeded|maximum (?:context|model) length|context (?:length|window|size|limit)|prompt is too long"
     r"|input token count|exceed_context_size|reduce the length of the (?:messages|prompt|input)",
     re.IGNORECASE,
 )
-# All requests of an evaluation have these parameters. If the API rejects such a parameter, all requests fail.
+# Parameters that all requests of an evaluation have. If the API rejects one of these parameters, all requests fail.
 _SAMPLING = frozenset(("model", "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "stop"))
 # OpenAI's message about an invalid key contains the first and last characters of the key, with stars between them.
 _STARRED = re.compile(r"\S*\*{3,}\S*")
@@ -51,14 +53,14 @@ _TAG = re.compile(r"<[^>]*>")
 
 @dataclass(frozen=True, slots=True)
 class VendorError:
-    """The error object of a response. Missing text fields are "".
+    """The error object of a response. If the object lacks a text, the field is "".
 
     Attributes:
         status: the HTTP status.
         kind: the field `type` (OpenAI, Anthropic) or `status` (Google).
         code: OpenAI's error code.
         param: name of the invalid parameter.
-        message: the error message; without an error object, the text of the body.
+        message: the error message. If the response has no error object, the message is the text of the body.
         retry_after_s: the wait in seconds that the server requests, or None.
     """
 
@@ -126,7 +128,7 @@ def _google_delay_s(error: Mapping[str, Any]) -> float | None:
 
 
 def vendor_error(failure: HttpFailure) -> VendorError:
-    """Parses a failed response. If the body is not an error object, the message is the body without HTML tags."""
+    """Parses a failed response. If the body is not an error object, `_page_text` returns the message."""
     try:
         body: Any = json.loads(failure.body)
     except (ValueError, RecursionError):
@@ -151,10 +153,13 @@ def vendor_error(failure: HttpFailure) -> VendorError:
 
 
 def _page_text(failure: HttpFailure) -> str:
-    """Returns the target of a redirect, or the body's text without HTML tags."""
+    """Returns a message for a response without an error object.
+
+    For a redirect, the message names its target. For other responses, the message is the body without HTML tags.
+    """
     if 300 <= failure.status < 400:
         return f"redirects to {failure.headers.get('location', 'no address')}; check the address"
-    # Remove tags before the cut, because the first 2000 characters may contain nothing but tags.
+    # Remove tags before the text is shortened, because the first 2000 characters of a page may contain only tags.
     return " ".join(_TAG.sub(" ", failure.body.decode(errors="replace")).split())[:2000]
 
 
@@ -190,7 +195,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-# Errors of the HTTP clients (httpx2 of the SDKs, aiohttp without an SDK). `_WRONG_REQUESTS`: every request fails.
+# Errors of the HTTP clients. The SDKs use httpx2. Requests without an SDK use aiohttp. After an error of
+# `_WRONG_REQUESTS`, every further request would fail. After an error of `_NOT_SENT`, the request was not sent.
 _WRONG_REQUESTS = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, aiohttp.InvalidURL)
 _NOT_SENT = (
     httpx2.ConnectError,
@@ -212,7 +218,7 @@ def _connection_error(error: httpx2.HTTPError | aiohttp.ClientError, connection:
 
 
 def model_error(error: Exception, connection: ApiConnection, special: SpecialCase | None = None) -> ModelError:
-    """Converts an error of a request to an error of `errors.py`."""
+    """Converts an error of a request to an error of `errors.py`. `special`: handles special cases of the vendor."""
     for cause in _causes(error):
         if isinstance(cause, ModelError):
             return cause
@@ -234,7 +240,7 @@ def model_error(error: Exception, connection: ApiConnection, special: SpecialCas
 
 @asynccontextmanager
 async def model_errors(connection: ApiConnection, special: SpecialCase | None = None) -> AsyncIterator[None]:
-    """Limits a request to `request_s` seconds, and converts all its errors to errors of `errors.py`.
+    """Limits a request to `request_s` seconds. Converts all errors of the request to errors of `errors.py`.
 
     Raises:
         ModelError: the request or the conversion of its reply failed.
@@ -243,5 +249,5 @@ async def model_errors(connection: ApiConnection, special: SpecialCase | None = 
         async with asyncio.timeout(connection.limits.request_s):
             yield
     except Exception as error:
-        # `from None` drops the SDK's error. It contains the response, and may contain the request's headers.
+        # `from None` drops the SDK's error, because it may contain the request's headers with the key.
         raise model_error(error, connection, special) from None

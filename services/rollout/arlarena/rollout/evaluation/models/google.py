@@ -80,7 +80,7 @@ class GoogleModel:
         """Returns the request's parameters in the SDK's format.
 
         Raises:
-            Denied: the SDK does not know a parameter of `extra`, or its value is invalid.
+            Denied: the SDK does not know a parameter of `extra`, or the value of a parameter is invalid.
         """
         given = {
             "system_instruction": system or None,
@@ -112,17 +112,17 @@ class GoogleModel:
 
 
 def _content(message: ModelMessage) -> dict[str, Any]:
-    """Converts a message to the API's format, with inline images before the text."""
+    """Converts a message to the API's format. The images come before the text."""
     images = [Part.from_bytes(data=picture.data, mime_type=picture.media_type) for picture in message.images]
     role = "model" if message.role == "assistant" else "user"
     return {"role": role, "parts": [*images, Part.from_text(text=message.text)]}
 
 
 def _reply(response: Any, connection: ApiConnection) -> Reply:
-    """Converts the API's response to a reply. The response to a blocked prompt has no candidates.
+    """Converts the API's response to a reply. If the API blocked the prompt, the reply is a refusal without text.
 
     Raises:
-        Retryable: the response has no candidates and no block reason.
+        Retryable: the response has no candidates, although the API did not block the prompt.
     """
     known: dict[str, Any] = {
         "usage": _usage(response.usage_metadata),

@@ -13,9 +13,9 @@ import httpx2
 
 from arlarena.rollout.evaluation.models.connection import ApiLimits
 
-# Maximum number of bytes that are read of an error's body. The vendors' error objects have at most a few kilobytes.
+# Maximum number of bytes that are read from an error's body. The vendors' error objects have at most a few kilobytes.
 MAX_ERROR_BYTES = 64 << 10
-PROBE_S = 5.0  # seconds; limit of `connection_error` for connecting, and for the reply
+PROBE_S = 5.0  # maximum seconds that `connection_error` waits for a connection, and for the reply
 
 
 class HttpFailure(Exception):
@@ -37,7 +37,7 @@ class UnusableReply(Exception):
 
 
 class _BoundedStream(httpx2.AsyncByteStream):
-    """The body of a response, of at most `limit` bytes."""
+    """The body of a response. Reading more than `limit` bytes raises an error."""
 
     def __init__(self, stream: httpx2.AsyncByteStream, limit: int) -> None:
         self._stream, self._limit = stream, limit
@@ -60,7 +60,10 @@ class _BoundedStream(httpx2.AsyncByteStream):
 
 
 async def _first_bytes(response: httpx2.Response) -> bytes:
-    """Returns the first bytes of an error's body, or the bytes that arrived before the connection was lost."""
+    """Returns the first `MAX_ERROR_BYTES` bytes of an error's body.
+
+    If the connection is lost, returns the bytes that arrived before.
+    """
     body = bytearray()
     try:
         async for chunk in response.aiter_raw():
@@ -89,7 +92,7 @@ def http_client(limits: ApiLimits) -> httpx2.AsyncClient:
         if not response.is_success:
             headers = {name.lower(): value for name, value in response.headers.items()}
             raise HttpFailure(response.status_code, headers, await _first_bytes(response))
-        # A few kilobytes of gzip may decompress to gigabytes.
+        # Data compressed with gzip may become a thousand times as large. A reply of 8 MiB could then take gigabytes.
         if (encoding := response.headers.get("content-encoding", "identity").lower()) != "identity":
             raise UnusableReply(f"the reply has the encoding {encoding[:40]!r}, which was not requested")
         assert isinstance(response.stream, httpx2.AsyncByteStream)
@@ -106,9 +109,9 @@ def http_client(limits: ApiLimits) -> httpx2.AsyncClient:
 
 
 async def connection_error(url: str) -> str:
-    """Returns why a connection to `url` is impossible, or "" if it is possible.
+    """Connects to the server at `url`. Returns "" if the connection succeeds, else the error.
 
-    If a connection is possible, an error status or a missing reply is ignored.
+    The function sends a GET request. It ignores an error status and a missing reply.
     """
     try:
         async with http_client(ApiLimits(request_s=PROBE_S, connect_s=PROBE_S)) as client:

@@ -1,8 +1,8 @@
 """Chat Completions: the API of OpenAI and of compatible servers (vLLM, SGLang, llama.cpp, gateways).
 
-API: https://platform.openai.com/docs/api-reference/chat. Compatible servers use other names for a few fields. This
-adapter also knows `max_tokens` for `max_completion_tokens`. It reads the reasoning from `reasoning_content` or
-`reasoning`.
+API: https://platform.openai.com/docs/api-reference/chat. Compatible servers use other names for a few fields. Some
+servers know only `max_tokens` instead of `max_completion_tokens`. The reasoning is in the field `reasoning_content` or
+`reasoning`. This adapter supports all these names.
 """
 
 from __future__ import annotations
@@ -48,13 +48,20 @@ class _PromptBlocked(Rejected):
 class OpenAiChatModel:
     """A model behind the Chat Completions API.
 
-    `own_api`: whether the address is OpenAI's own API. OpenAI's newer models accept only `max_completion_tokens`. Other
-    servers get `max_tokens`, because more of them know this name. If a server rejects one of the two names, the next
-    requests use the other name. If a server rejects `seed`, the next requests have no seed.
+    The maximum number of tokens is sent as `max_completion_tokens` to OpenAI's own API, because OpenAI's newer models
+    accept only this name. Other servers get it as `max_tokens`, because more servers know this name. If a server
+    rejects one of the two names, the next requests use the other name. If a server rejects `seed`, the next requests
+    have no seed.
     """
 
     def __init__(self, connection: ApiConnection, *, own_api: bool, sdk: bool = True) -> None:
-        """`sdk`: whether OpenAI's SDK sends the requests."""
+        """Create the adapter. It sends no request.
+
+        Args:
+            connection: the address, the key and the model.
+            own_api: whether the address is OpenAI's own API.
+            sdk: whether OpenAI's SDK sends the requests. If False, `ServerSender` sends them.
+        """
         self.name, self.sees_images = connection.name, connection.sees_images
         self._connection = connection
         self._limit_name = "max_completion_tokens" if own_api else "max_tokens"
@@ -82,10 +89,10 @@ class OpenAiChatModel:
             return Reply(text="", finish="refusal", model=self._connection.model)
 
     def _special_case(self, error: VendorError, sent: frozenset[str]) -> ModelError | None:
-        """Returns the error for a blocked prompt or an unsupported parameter, else None.
+        """Returns the error for a blocked prompt or an unsupported parameter. Returns None for other errors.
 
-        `sent`: names of the request's parameters. The caller retries the request after an unsupported parameter. The
-        retry omits `seed`, or uses the other name for the maximum number of tokens.
+        `sent`: names of the request's parameters. If the server rejects `seed` or the name of the maximum number of
+        tokens, the caller retries the request. The retry omits `seed`, or uses the other name.
         """
         if error.code in _BLOCKED and error.status < 500:
             return _PromptBlocked(self._connection.message(error.reason))
@@ -113,7 +120,7 @@ def _unsupported(error: VendorError, names: frozenset[str]) -> str:
 
 
 def _message(message: ModelMessage) -> dict[str, Any]:
-    """Converts a message to the API's format, with images as data URLs before the text."""
+    """Converts a message to the API's format. The images are data URLs and come before the text."""
     if not message.images:
         return {"role": message.role, "content": message.text}
     urls = (f"data:{picture.media_type};base64,{base64_text(picture)}" for picture in message.images)
@@ -126,16 +133,19 @@ def _reply(response: RawCompletion, connection: ApiConnection) -> Reply:
 
     Raises:
         HttpFailure: a gateway reports an error in a response with status 200.
-        Retryable: the completion has no choices.
-        Rejected: the response is not a completion.
-        TypeError, ValueError: the response is not valid JSON, or lacks an object.
+        Retryable: the response has no choices.
+        Rejected, ValueError: see `_completion`.
+        TypeError: `choices` is not a list; or the response, its first choice or its message is not a JSON object.
     """
     completion = _completion(response, connection)
-    if not completion.get("choices"):
+    choices = completion.get("choices")
+    if not choices:
         if isinstance(error := completion.get("error"), dict):
             raise _gateway_failure(error)
         raise Retryable(connection.message("the response has no choices"), possibly_charged=True)
-    choice = _object(completion["choices"][0], "choice")
+    if not isinstance(choices, list):
+        raise TypeError("the field choices is not a list")
+    choice = _object(choices[0], "choice")
     message = _object(choice.get("message"), "message")
     refusal = clean_text(message.get("refusal"))
     finish = _FINISH.get(str(choice.get("finish_reason")), "other")
@@ -155,8 +165,9 @@ def _completion(response: RawCompletion, connection: ApiConnection) -> dict[str,
     """Returns the JSON object of a response.
 
     Raises:
-        Rejected: the response is a page or a text, so the address is probably wrong.
-        TypeError, ValueError: the response is not valid JSON, or not an object.
+        Rejected: the content type is not JSON and the body does not start with "{", so the address is probably wrong.
+        ValueError: the response is not valid JSON.
+        TypeError: the response is JSON, but not an object.
     """
     if "json" not in response.content_type.lower() and not response.body.lstrip().startswith(b"{"):
         start = response.body[:100].decode(errors="replace")
@@ -172,14 +183,17 @@ def _object(value: object, name: str) -> dict[str, Any]:
 
 
 def _text(content: object) -> str:
-    """Returns the text of a message's content. The content is a string, or a list of parts (Mistral)."""
+    """Returns the text of a message's content. The content is a string, a list of parts (Mistral), or null.
+
+    Returns "" if there is no text.
+    """
     if isinstance(content, list):
         return "".join(clean_text(part.get("text")) for part in content if isinstance(part, dict))
     return clean_text(content)
 
 
 def _gateway_failure(error: dict[str, Any]) -> HttpFailure:
-    """Converts an error that a gateway such as OpenRouter reports with status 200 to an `HttpFailure`."""
+    """Returns an `HttpFailure` for an error object. Gateways such as OpenRouter send the object with status 200."""
     code = error.get("code")
     status = code if isinstance(code, int) and 400 <= code < 600 else 500
     return HttpFailure(status, {}, json.dumps({"error": error}).encode())
@@ -194,7 +208,7 @@ def _usage(usage: object) -> TokenUsage:
     cached = _detail(usage, "prompt_tokens_details", "cached_tokens")
     if cached is None:
         cached = token_count(usage.get("prompt_cache_hit_tokens"))  # DeepSeek
-    # xAI's completion_tokens excludes reasoning.
+    # The completion_tokens of xAI do not include reasoning tokens.
     apart = prompt is not None and output is not None and reasoning is not None
     if apart and usage.get("total_tokens") == prompt + output + reasoning:  # type: ignore[operator]
         output += reasoning  # type: ignore[operator]

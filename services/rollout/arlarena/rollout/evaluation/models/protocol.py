@@ -32,7 +32,7 @@ class ModelMessage(msgspec.Struct, frozen=True):
 
 
 class SamplingRequest(msgspec.Struct, frozen=True):
-    """Sampling parameters. None: the parameter is not sent, so the vendor's default applies.
+    """Sampling parameters. If a parameter is None, it is not sent, so the vendor's default applies.
 
     Attributes:
         max_tokens: maximum number of tokens in a reply.
@@ -48,7 +48,7 @@ class SamplingRequest(msgspec.Struct, frozen=True):
 
 
 class TokenUsage(msgspec.Struct, frozen=True):
-    """Numbers of tokens of one or more requests, counted by the vendor. None: the vendor does not report the number.
+    """Numbers of tokens of one or more requests, as the vendor reports them. None: the number is unknown.
 
     Attributes:
         input: tokens of the messages, including cached tokens.
@@ -63,7 +63,7 @@ class TokenUsage(msgspec.Struct, frozen=True):
     cached: int | None = None
 
     def __add__(self, other: TokenUsage) -> TokenUsage:
-        """Return the sum of each number. A sum is None if one of the two numbers is None."""
+        """Return the sums of the four numbers. A sum is None if one of its two numbers is None."""
         pairs = ((getattr(self, name), getattr(other, name)) for name in self.__struct_fields__)
         return TokenUsage(*(None if one is None or two is None else one + two for one, two in pairs))
 
@@ -93,11 +93,11 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class ChatModel(Protocol):
-    """A model behind an API. One event loop uses it and sends many concurrent requests.
+    """A model behind an API. Many requests may run at the same time, all on one event loop.
 
     Attributes:
-        name: name in records and reports, for example "openai/gpt-5".
-        sees_images: whether images may be sent.
+        name: name of the model in records and reports, for example "openai/gpt-5".
+        sees_images: whether images may be sent to the model.
     """
 
     name: str
@@ -113,8 +113,8 @@ class ChatModel(Protocol):
                 sent.
 
         Raises:
-            Retryable: the caller should wait and try again.
-            Rejected: the caller must not try again.
+            Retryable: the request failed, but the same request may succeed later.
+            Rejected: the request failed, and the same request would fail again.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 openai/NAME, anthropic/NAME, google/NAME    the vendor's SDK, at the vendor's address or at --base-url
 NAME with --base-url                        an OpenAI-compatible server, without an SDK
-compatible/NAME with --base-url             the same, for a NAME such as google/gemma-3-27b-it
+compatible/NAME with --base-url             an OpenAI-compatible server, for a NAME such as google/gemma-3-27b-it
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Vendor:
 
     Attributes:
         title: name of the vendor in messages.
-        module: module of this package that imports the SDK.
+        module: name of the module in this package that contains the vendor's adapter.
         build: name of the adapter class in `module`.
         extra: name of the pip extra of arlarena-rollout that installs the SDK.
         key_variable: name of the environment variable with the key.
@@ -51,7 +51,7 @@ class Vendor:
 
 
 def openai_address(url: str) -> str:
-    """Returns the address. /v1 is added to an address without a path: http://host:8100 becomes http://host:8100/v1.
+    """Returns the address for OpenAI's API. Without a path, /v1 is added: http://host:8100 becomes http://host:8100/v1.
 
     Raises:
         ValueError: `url` is not an http(s) URL.
@@ -62,7 +62,7 @@ def openai_address(url: str) -> str:
 
 
 def google_address(url: str) -> str:
-    """Returns the address without the API version /v1beta, because the SDK adds the version.
+    """Returns the address without the API version /v1beta, because Google's SDK adds the version.
 
     Raises:
         ValueError: `url` is not an http(s) URL.
@@ -89,8 +89,8 @@ def open_model(
     Args:
         text: MODEL of the command line.
         base_url: address of the API; None: the vendor's address.
-        sees_images: whether images may be sent.
-        limits: limits of a request; None: the defaults.
+        sees_images: whether images may be sent to the model.
+        limits: limits of each request; None: the defaults.
 
     Raises:
         ConfigError: the name or the address is invalid, the SDK is not installed, or the key is missing.
@@ -109,7 +109,7 @@ def open_model(
         limits=limits or ApiLimits(),
     )
     build = getattr(module, vendor.build)
-    if prefix == "openai":  # a name without this prefix is served by a compatible server
+    if prefix == "openai":  # a MODEL without this prefix is on a compatible server, so no SDK is used
         own = text.startswith("openai/")
         return cast(ChatModel, build(connection, own_api=not base_url, sdk=own))
     return cast(ChatModel, build(connection))
@@ -119,7 +119,8 @@ def vendor_and_name(text: str, base_url: str | None) -> tuple[str, str]:
     """Returns the vendor's name in `VENDORS`, and the model's name for the vendor's API.
 
     Raises:
-        ConfigError: the name is invalid, or it has no vendor prefix and there is no base URL.
+        ConfigError: `text` has no vendor prefix and there is no base URL. Or the name after the prefix is empty, or
+            begins or ends with a blank.
     """
     prefix, slash, rest = text.partition("/")
     if prefix in VENDORS and slash:
@@ -133,8 +134,8 @@ def vendor_and_name(text: str, base_url: str | None) -> tuple[str, str]:
             f"unknown model {text[:100]!r}: write openai/NAME, anthropic/NAME or google/NAME, or give --base-url URL "
             f"for an OpenAI-compatible server{'; ' + hint if hint else ''}"
         )
-    if not name.strip() or name != name.strip():
-        raise ConfigError(f"the model {text[:100]!r} has no name after {prefix}/")
+    if not name or name != name.strip():
+        raise ConfigError(f"MODEL {text[:100]!r}: the model's name is empty, or begins or ends with a blank")
     return prefix, name
 
 
@@ -173,7 +174,9 @@ def _address(url: str, vendor: Vendor) -> str:
 
 
 def _key(text: str, vendor: Vendor, variable: str, *, required: bool) -> str:
-    """Returns the API key from the environment variable `variable`, or `NO_KEY` if no key is required.
+    """Returns the API key from the environment variable `variable`.
+
+    If the variable is not set and no key is required, returns `NO_KEY`.
 
     Raises:
         ConfigError: a required key is missing, or the key has characters that are not allowed in an HTTP header.

@@ -62,12 +62,12 @@ def checked(
     if not messages or messages[-1].role != "user":
         raise Rejected(connection.message("the conversation does not end with a message of the user"))
     if not connection.sees_images and any(message.images for message in messages):
-        raise Rejected(connection.message("the messages have images, and this model is used without images"))
+        raise Rejected(connection.message("the messages have images, but no images may be sent to this model"))
     return sampling.extra
 
 
 def split_system(messages: Sequence[ModelMessage]) -> tuple[str, Sequence[ModelMessage]]:
-    """Returns the text of the system messages at the start, and the other messages."""
+    """Returns (text, others): the text of the system messages at the start, and the messages after them."""
     count = next((index for index, message in enumerate(messages) if message.role != "system"), len(messages))
     return "\n\n".join(message.text for message in messages[:count]), messages[count:]
 
@@ -75,6 +75,6 @@ def split_system(messages: Sequence[ModelMessage]) -> tuple[str, Sequence[ModelM
 def without_blank_replies(messages: Sequence[ModelMessage]) -> list[ModelMessage]:
     """Returns the messages without the assistant's blank messages, because Anthropic and Google reject blank messages.
 
-    A model may give a blank reply during an episode. The user's messages before and after it then follow each other.
+    A model may give a blank reply during an episode. Without this reply, two messages of the user follow each other.
     """
     return [message for message in messages if message.role != "assistant" or message.text.strip()]

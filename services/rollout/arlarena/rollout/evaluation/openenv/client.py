@@ -98,10 +98,10 @@ class OpenEnvClient(AsyncClosing):
         await self._transport.close()
 
     async def info(self) -> Info:
-        """Return the environment's description in the format of `GET /v1/info`. Its options are the client's settings.
+        """Return the environment's description in the format of `GET /v1/info`.
 
-        The split `SEEDS` is unbounded. The other splits come from the server's Task API. If one of them is an
-        evaluation split, `SEEDS` is not an evaluation split and therefore not the default.
+        The description's options are the client's settings. The split `SEEDS` is unbounded. The other splits come from
+        the server's Task API. `SEEDS` is an evaluation split only if the server has no evaluation split.
 
         Raises:
             Unavailable: the server is unreachable or failing.
@@ -133,7 +133,7 @@ class OpenEnvClient(AsyncClosing):
         )
 
     async def open(self, count: int, *, ttl_s: float | None = None) -> list[OpenEnvSession]:
-        """Open `count` sessions. If one session cannot be opened, the other sessions are closed.
+        """Open `count` sessions. If a session cannot be opened, close the other sessions and raise the error.
 
         `ttl_s` has no effect, because a client cannot set the idle time of an OpenEnv server.
 

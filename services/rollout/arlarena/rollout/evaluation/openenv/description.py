@@ -54,7 +54,7 @@ async def detect(
 
     Raises:
         Unavailable: the server is unreachable or failing.
-        EvaluationError: the server is of neither kind, or rejects the token. The message contains its responses.
+        EvaluationError: the server is of neither kind, or rejects the token. The message names the failed requests.
     """
     async with openenv_transport(url, token, timeouts) as transport:
         try:
@@ -97,7 +97,7 @@ async def read_description(transport: HttpTransport, *, retries: int = 0) -> Ope
 
 
 async def read_splits(transport: HttpTransport) -> list[Split]:
-    """Return the splits of the server's Task API, with their numbers of tasks. Without this API, the list is empty.
+    """Return the splits of the server's Task API, with their numbers of tasks. Return [] if the server has no Task API.
 
     Raises:
         ServiceError: the server failed, or a response is invalid. The message names the route.

@@ -21,8 +21,8 @@ from arlarena.proto.text.names import known_names
 from arlarena.proto.thoughts import answer_start
 from arlarena.rollout.evaluation.errors import EvaluationError
 
-# Template and parser in records. They identify the rules of this module. Results with different versions are not
-# comparable.
+# Names and versions of the template and the parser in records. They identify the rules of this module. Results with
+# different versions are not comparable.
 TEMPLATE, RULES_VERSION = "openenv", "1"
 PARSER_VERSION = f"{TEMPLATE}/{RULES_VERSION}"
 # A split that every server has. The seed of a reset is the task's index plus the evaluation's seed.
@@ -48,7 +48,7 @@ _FENCED = re.compile(r"```[A-Za-z]*\n(.*?)```", re.DOTALL)
 
 
 class OpenEnvSettings(msgspec.Struct, frozen=True):
-    """How an OpenEnv environment is played. Part of the evaluation's identity.
+    """How an OpenEnv environment is played. An evaluation with other settings is another evaluation.
 
     Attributes:
         text_field: the observation's field that the model sees, such as "board" or "metadata.prompt". The first
@@ -78,7 +78,11 @@ class OpenEnvSettings(msgspec.Struct, frozen=True):
         return reward > 0 if self.success_reward is None else reward >= self.success_reward
 
     def reset_data(self, split: str, index: int, seed: int) -> dict[str, Any]:
-        """Return the data of a task's reset request. Splits other than `SEEDS` belong to OpenEnv's Task API."""
+        """Return the data of a task's reset request.
+
+        For the split `SEEDS` or "", the data contains `seed`. Any other split belongs to the server's Task API, and the
+        data contains `split`, `index` and `seed`. The data also contains the fields of the setting `reset`.
+        """
         if split in ("", SEEDS):
             return {**self.reset, "seed": seed + index}
         return {**self.reset, "split": split, "index": index, "seed": seed}
@@ -122,7 +126,8 @@ class ActionRule:
         """Return the rule for the action's schema from `GET /schema`. The first case that applies is used.
 
         1. `chosen` is given: this field gets the text.
-        2. The action has the fields `TOOL_FIELDS`, or only hidden fields: the reply is a JSON object that calls a tool.
+        2. The action has the fields `TOOL_FIELDS`, or all its fields are in `HIDDEN_FIELDS`: the reply is a JSON object
+           that calls a tool.
         3. The only required field is a string: this field gets the text.
         4. No field is required, and the only field is a string: this field gets the text.
         5. Otherwise the reply is a JSON object.
@@ -140,7 +145,7 @@ class ActionRule:
         if chosen is not None:
             if chosen not in texts:
                 raise ConfigError(
-                    f"--openenv action_field={chosen}: the action of {address} has no such field for a text; "
+                    f"--openenv action_field={chosen}: the action of {address} has no such string field; "
                     f"{known_names(chosen, texts)}. Schema of the action: {_short(schema)}"
                 )
             return cls(chosen, schema, _choices(fields[chosen]))
@@ -150,8 +155,8 @@ class ActionRule:
             return cls("", schema, action_type=action_type, calls_tools=True)
         if not is_object or not (fields or body.get("anyOf") or body.get("oneOf")):
             raise EvaluationError(
-                f"{address}: a reply cannot be made an action, because the action is not an object with fields. Schema "
-                f"of the action: {_short(schema)}"
+                f"{address}: a reply cannot be converted to an action, because the action is not an object with "
+                f"fields. Schema of the action: {_short(schema)}"
             )
         names = body.get("required")
         required = [name for name in names if name in fields] if isinstance(names, list) else []
@@ -161,10 +166,10 @@ class ActionRule:
         return cls("", schema)
 
     def read(self, reply: str) -> ActionReading:
-        """Return the action in a reply. It is the text after the thought, or the JSON object in this text.
+        """Return the action in a reply. The action is the text after the thought, or the JSON object in this text.
 
-        The object is the complete text, the last block between ``` marks, or the text from the first { to the last }.
-        The first valid object of these three is used.
+        The method looks for the object in three places: the complete text, the last block between ``` marks, and the
+        text from the first { to the last }. It uses the first valid object.
         """
         start = answer_start(reply)
         if start is None:
@@ -203,20 +208,19 @@ def observation_text(
 ) -> tuple[str, str]:
     """Return the name of the field that the model sees, and its text. The first case that applies is used.
 
-    1. The observation has the field `chosen`: the text is this field.
-    2. The field `messages` is a list of messages: the text is their contents.
-    3. A field of `TEXT_FIELDS` is a non-empty string: the text is the first such field.
+    1. The observation has the field `chosen`: the text is the value of this field.
+    2. The field `messages` is a list of messages: the text is the contents of these messages.
+    3. A field of `TEXT_FIELDS` is a non-empty string: the text is the value of the first such field.
     4. Otherwise the name is "", and the text is the JSON of the observation without the fields of `HIDDEN_FIELDS`.
 
     Args:
         observation: the observation that the server reports.
         chosen: name of a field, or None. "a.b" is the field b of the field a.
         address: address of the request, for messages.
-        first: whether this is the first observation of an episode. It must have the field `chosen`.
+        first: whether this is the first observation of an episode. The first observation must have the field `chosen`.
 
     Raises:
-        ProtocolError: the field `chosen` is missing in the first observation, or the text is too long or invalid
-            Unicode.
+        ProtocolError: the first observation lacks the field `chosen`, the text is too long, or it is not valid Unicode.
     """
     name, text = _chosen(observation, chosen, address, first=first)
     where = f"{address}: observation.{name}" if name else f"{address}: observation"
@@ -228,12 +232,12 @@ def observation_text(
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ProtocolError(f"{where} contains a lone surrogate, which is no valid Unicode") from None
+        raise ProtocolError(f"{where} contains a lone surrogate, which is not valid Unicode") from None
     return name, text
 
 
 def check_text_field(chosen: str | None, schemas: Mapping[str, Any], address: str) -> None:
-    """Check that the observation schemas contain the setting `text_field`.
+    """Check that the observation schemas contain the field `chosen` (the setting `text_field`).
 
     If a schema allows fields that it does not list, there is no check. `schemas`: the schemas from `GET /schema`.
 
@@ -330,7 +334,7 @@ def _resolved(part: object, root: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_string(part: Mapping[str, Any], root: Mapping[str, Any]) -> bool:
-    """Return whether any text is a valid value. The type is then string, or string or null."""
+    """Return whether a field's value is a string. The schema may also allow null. Return False for a constant."""
     if part.get("type") == "string":
         return "const" not in part
     options = part.get("anyOf")

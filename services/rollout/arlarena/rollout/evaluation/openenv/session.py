@@ -167,7 +167,7 @@ class OpenEnvSession(Session):
     """A session with its own WebSocket. Calls must not overlap. If the connection is lost, the session is lost."""
 
     def __init__(self, socket: OpenEnvSocket, rules: OpenEnvRules, number: int) -> None:
-        """Use `OpenEnvClient.open`."""
+        """Create a session for an open socket. Callers use `OpenEnvClient.open` instead."""
         self.id = f"{socket.address}#{number}"
         self._socket, self._rules = socket, rules
         self._episode: OpenEnvEpisode | None = None
@@ -184,7 +184,7 @@ class OpenEnvSession(Session):
         """Start an episode of the task with this `split` and `index`, and return the first state.
 
         Raises:
-            SessionLost, Unavailable: open a new session.
+            SessionLost, Unavailable: the connection is lost, or the server failed. Open a new session.
             Refused: the server does not have the task, or `task_id` is given. OpenEnv has no task ids.
             ProtocolError: the server's reply is invalid. The message names the field.
         """
@@ -209,8 +209,8 @@ class OpenEnvSession(Session):
         reply still counts as a turn. The next message explains the problem to the model.
 
         Raises:
-            SessionLost, Unavailable: open a new session.
-            Refused: the environment failed, possibly because of the reply; or there was no reset.
+            SessionLost, Unavailable: the connection is lost, or the server failed. Open a new session.
+            Refused: the environment failed, possibly because of the reply. Or `reset` was not called before.
             ProtocolError: the server's reply is invalid. The message names the field.
         """
         if self._episode is None:

@@ -51,7 +51,7 @@ class OpenEnvSocket:
     """An open socket and its session on the server. Requests must not overlap."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, address: str, options: SocketOptions) -> None:
-        """Use `connect`."""
+        """Start to read an open WebSocket. Callers use `connect` instead."""
         self.address, self._socket, self._options = address, socket, options
         self._frames: asyncio.Queue[str | bytes] = asyncio.Queue(MAX_UNREAD_FRAMES)
         self._failure: ServiceError | None = None  # why the reader ended
@@ -100,8 +100,8 @@ class OpenEnvSocket:
 
         Raises:
             AtCapacity, SessionLost, Unavailable: see these classes. The socket must not be used again.
-            Refused: the server refuses the request. With status 422, the data do not match the schema, and the socket
-                can be used again.
+            Refused: the server refuses the request. If the status is 422, the data does not match the schema, and the
+                socket can be used again.
             ProtocolError: the reply is invalid or too large. The socket must not be used again.
         """
         if self._broken is not None:

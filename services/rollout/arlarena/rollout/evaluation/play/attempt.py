@@ -4,8 +4,8 @@
     while not done:   response = player(state);   state = step(response)
 
 The attempt keeps its responses. After a failure, the caller calls `play` again with a new session. `play` then sends
-the kept responses to the environment, and continues after the last kept response. No reply is requested twice. If the
-environment does not repeat its states, the attempt deletes the responses and restarts from its first turn.
+the kept responses to the environment, and continues after the last kept response. It does not request replies twice. If
+the environment does not repeat its states, the attempt deletes the responses and restarts from its first turn.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ class Attempt:
         turn, state = len(course.turns), course.state
         if turn < len(self.played):
             if self.played[turn].state_key != state.metadata.state_key:
-                raise ReplayDiverged(f"turn {turn} of {self.key} has another state than before")
+                raise ReplayDiverged(f"the state in turn {turn} of {self.key} differs from the recorded state")
             return self.played[turn]
         if self._caller is not None:
             self._caller.begin_turn(turn, state.metadata.state_key)

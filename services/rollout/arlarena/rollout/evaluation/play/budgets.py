@@ -1,7 +1,7 @@
 """Budgets of an evaluation: tokens, money and time.
 
-The budgets are checked before each request. When a budget is spent, requests in flight are not cancelled. Their replies
-may exceed a budget of tokens or money.
+`ModelAccess.check` checks the budgets before each request. If a budget is spent, requests in flight are not cancelled.
+Their replies may exceed a budget of tokens or money.
 """
 
 from __future__ import annotations
@@ -42,21 +42,22 @@ class BudgetMeter:
 
     Attributes:
         tokens: sum of the input and output tokens.
-        money: sum of the known prices.
+        money: sum of the replies' prices, without unknown prices.
         unpriced: number of replies with an unknown price.
     """
 
     def __init__(
         self, limits: BudgetLimits, price: Price = no_price, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Start to measure the time.
+        """Create a meter with no usage, and start to measure the time.
 
         Raises:
             EvaluationError: there is a budget of money, but the model's price is unknown.
         """
         if limits.money is not None and price(TokenUsage(input=1, output=1)) is None:
             raise EvaluationError(
-                "the price of this model is unknown, so a budget of money cannot be checked: give the model's prices"
+                "the price of this model is unknown, so a budget of money cannot be checked: give a price file with "
+                "the model's price"
             )
         self._limits, self._price, self._clock, self._started = limits, price, clock, clock()
         self.tokens, self.money, self.unpriced = 0, 0.0, 0
@@ -85,7 +86,7 @@ class BudgetMeter:
         if limits.tokens is not None and tokens >= limits.tokens:
             raise BudgetSpent(f"the budget of {limits.tokens} tokens is spent ({tokens} used)")
         if limits.money is not None and self.money >= limits.money:
-            raise BudgetSpent(f"the budget of {limits.money:g} in money is spent ({self.money:.4f} used)")
+            raise BudgetSpent(f"the money budget of {limits.money:g} is spent ({self.money:.4f} used)")
         if limits.money is not None and self.unpriced:
             raise BudgetSpent(
                 f"the price of {self.unpriced} replies is unknown, so the budget of money cannot be checked"

@@ -2,8 +2,9 @@
 
     wait for a permit → check the budgets → journal the request → send → journal the reply → return it
 
-On a resume, a call with a recorded reply sends no request and returns the recorded reply. Turn and purpose identify the
-call. If the messages or the environment's state differ from the recorded request, the call raises `ReplayDiverged`.
+On a resume, a call with a recorded reply sends no request and returns the recorded reply. The turn, the purpose and the
+number of earlier calls with this purpose identify a call. If the messages or the environment's state differ from the
+recorded request, the call raises `ReplayDiverged`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ NOTICE_AFTER, NOTICE_EVERY_S = 3, 30.0
 
 
 class ReplayDiverged(RuntimeError):
-    """In a replay of recorded replies, a state or messages differ from the record."""
+    """A replayed attempt has another state or other messages than the record."""
 
 
 @dataclass(slots=True)
@@ -53,7 +54,7 @@ class ModelAccess:
     Attributes:
         stopped: the error that each new request raises, or None. Requests in flight are not affected.
         sent: number of requests that this process sent.
-        possibly_charged: number of this process's requests that were possibly charged without a reply.
+        possibly_charged: number of this process's requests that were possibly charged, but got no reply.
         notice: a function that shows a message to the user.
     """
 
@@ -85,9 +86,9 @@ class ModelAccess:
         """Raise the error that ends the evaluation, if there is one.
 
         Raises:
-            EvaluationStopped: a budget is spent, or `stop` was called.
-            EvaluationError: `stop` was called, because the evaluation cannot continue. For example, the model's API
-                denies all requests.
+            EvaluationStopped: a budget is spent, `stop` got an EvaluationStopped, or there is a budget of money and the
+                price of a reply is unknown.
+            EvaluationError: `stop` got an EvaluationError, for example because the model's API denies all requests.
         """
         if self.stopped is not None:
             raise self.stopped
@@ -115,7 +116,7 @@ def estimated_tokens(messages: Sequence[ModelMessage], sampling: SamplingRequest
 
 @dataclass(slots=True)
 class _Position:
-    """The current turn: its number, its state, and the number of calls so far by purpose."""
+    """The current turn: its number, the key of the environment's state, and the number of calls for each purpose."""
 
     turn: int = 0
     state_key: str = ""
@@ -147,7 +148,7 @@ class AttemptCaller:
         self._position, self.last = _Position(turn, state_key), None
 
     def start_afresh(self) -> None:
-        """Forget all recorded replies. The attempt restarts from its first turn with new requests."""
+        """Delete all recorded replies from memory. The attempt restarts from its first turn with new requests."""
         self._recorded.clear()
         self._start += 1
 
@@ -216,7 +217,10 @@ class AttemptCaller:
         raise AssertionError("count(1) has no end")
 
     async def _send_once(self, event: RequestEvent, messages: Sequence[ModelMessage], seed: int) -> Reply | Retryable:
-        """Send one request. Return the reply, or the error if the request may be retried."""
+        """Send one request, and return the reply. If the request failed and may be retried, return the error.
+
+        Raises the errors of `ModelCaller.__call__`.
+        """
         access = self._access
         access.check()
         access.journal.append(msgspec.structs.replace(event, time=time.time()))
@@ -270,5 +274,5 @@ class AttemptCaller:
 
 
 def _encodable(text: str) -> str:
-    """Return the text with a question mark in place of each lone surrogate. UTF-8 cannot encode lone surrogates."""
+    """Return the text with "?" instead of each lone surrogate, because UTF-8 cannot encode lone surrogates."""
     return text.encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""The journal of an evaluation. It is an append-only file of events that survives a kill and a power failure.
+"""The journal of an evaluation: an append-only file. Its events survive a kill of the process and a power failure.
 
     journal = Journal(directory)
     journal.append(request)          # writes the event to the file: it survives a kill of this process
@@ -29,13 +29,13 @@ BLOCK = 1 << 16
 
 
 class DirectoryLock:
-    """A lock on an evaluation's directory, so only one process writes it. The lock is released if the process dies."""
+    """A lock on an evaluation's directory. Only one process can have the lock. The lock ends with the process."""
 
     def __init__(self, directory: Path) -> None:
         """Take the lock.
 
         Raises:
-            EvaluationError: another process has the lock. The message contains the id of this process.
+            EvaluationError: another process has the lock. The message contains the id of that process.
             OSError: the directory is not writable.
         """
         self._handle = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -45,8 +45,8 @@ class DirectoryLock:
             holder = os.read(self._handle, 32).decode(errors="replace").strip() or "unknown"
             os.close(self._handle)
             raise EvaluationError(
-                f"another process (id {holder}) writes the evaluation in {directory}; wait until that process ends, or "
-                "choose another directory"
+                f"another process (id {holder}) writes the evaluation in {directory}; either wait until that process "
+                "ends, or choose another directory"
             ) from None
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)

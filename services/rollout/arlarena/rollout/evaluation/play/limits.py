@@ -19,7 +19,7 @@ from arlarena.rollout.evaluation.models.errors import Retryable
 
 # Maximum number of doublings of a pause. The pause reaches `longest_pause_s` after fewer doublings.
 DOUBLINGS = 30
-# Requests or tokens. A bucket's level between -ROUNDING and 0 counts as 0.
+# A bucket's level between -ROUNDING and 0 counts as 0. The unit is requests or tokens.
 ROUNDING = 1e-6
 
 
@@ -62,11 +62,11 @@ class ModelLimits:
 
 
 class MinuteBucket:
-    """A rate limit as a token bucket. The bucket's level may become negative.
+    """A rate limit as a token bucket. The limit is a number of requests or tokens per minute.
 
-    A request may be sent if the level is not negative. The request then lowers the level by its amount. The level rises
-    by `per_minute` / 60 per second, and its maximum is `per_minute` / 60. The requests in any 60 s therefore have a
-    total amount of at most `per_minute` * 61 / 60, plus the amount of one request.
+    A request may be sent if the bucket's level is not negative. The request then lowers the level by its amount: 1, or
+    its number of tokens. The level rises by `per_minute` / 60 per second, and its maximum is `per_minute` / 60. In any
+    60 s, the sum of the amounts is therefore at most `per_minute` * 61 / 60, plus the amount of one request.
     """
 
     def __init__(self, per_minute: float, clock: Callable[[], float]) -> None:
@@ -82,7 +82,7 @@ class MinuteBucket:
         return -self._level / self._rate if self._level < -ROUNDING else 0.0
 
     def take(self, amount: float) -> None:
-        """Lower the level by `amount`. A negative amount raises the level, because an estimate was too high."""
+        """Lower the level by `amount`. If an estimate was too high, a negative amount raises the level."""
         self._level -= amount
 
 
@@ -101,7 +101,10 @@ class RequestGate:
 
     @contextlib.asynccontextmanager
     async def permit(self, tokens: int) -> AsyncIterator[None]:
-        """Wait until a request may be sent. `tokens`: its estimated tokens. The permit ends when the context ends."""
+        """Wait until a request may be sent. The permit ends when the context ends.
+
+        `tokens`: estimated number of tokens of the request and its reply.
+        """
         async with self._permits:
             if self._requests or self._tokens or self._paused_until:
                 async with self._turn:
@@ -122,7 +125,7 @@ class RequestGate:
         self._awake.set()
 
     def succeeded(self, sent_at: float, estimated: int, tokens: int | None) -> None:
-        """Note a success, and replace the estimated number of tokens by the vendor's number.
+        """Record that a request succeeded. Correct the token limit: replace the estimate by the vendor's number.
 
         Args:
             sent_at: time of the clock when the request was sent.
@@ -135,12 +138,12 @@ class RequestGate:
             self._pauses_in_a_row = 0
 
     def failed(self, error: Retryable, sent_at: float, failures: int) -> float:
-        """Note a failure. Return the seconds that this request must wait before it asks for a new permit.
+        """Record that a request failed. Return the seconds that the request must wait before it asks for a new permit.
 
         Args:
             error: the failure.
             sent_at: time of the clock when the request was sent.
-            failures: number of this request's failures so far, at least 1.
+            failures: number of the request's failures so far, at least 1.
         """
         asked = min(error.retry_after_s or 0.0, self.limits.longest_retry_after_s)
         if error.rate_limited and sent_at >= self._paused_until:

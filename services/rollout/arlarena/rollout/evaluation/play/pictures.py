@@ -35,7 +35,7 @@ async def load_frame(client: EnvironmentClient, url: str) -> bytes:
 
 
 class PictureStore:
-    """Loads the images of observations, and writes each image once. The name of the file is the image's SHA-256."""
+    """Loads the images of observations, and writes each image to one file. The file's name is the image's SHA-256."""
 
     def __init__(self, directory: Path, fetch: Callable[[str], Awaitable[bytes]]) -> None:
         """`directory`: the evaluation's directory. `fetch`: returns the image at a path on the environment server."""
@@ -51,6 +51,7 @@ class PictureStore:
 
         Raises:
             ServiceError: the server did not return an image, or returned an image with another hash or format.
+            OSError: a file cannot be written.
         """
         loaded = [await self._load(image) for image in observation.images]
         return tuple(name for name, _ in loaded), tuple(picture for _, picture in loaded)
@@ -65,7 +66,7 @@ class PictureStore:
         data = await self._bytes(image)
         digest = hashlib.sha256(data).hexdigest()
         if digest != image.sha256:
-            raise ProtocolError(f"an image has the SHA-256 {digest}, but the observation names {image.sha256}")
+            raise ProtocolError(f"an image has the SHA-256 {digest}, but the observation reports {image.sha256}")
         self._folder.mkdir(exist_ok=True)
         write_bytes(path, data)
         return path.name, PictureBytes(kind, data)

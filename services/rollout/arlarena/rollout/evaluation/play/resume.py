@@ -23,7 +23,7 @@ from arlarena.rollout.evaluation.records import (
 )
 
 SHOWN_CHARS = 100  # maximum characters of a value in a message
-# The command-line options that set each field of the plan.
+# For each of these fields of the plan, the command-line option that sets it.
 FLAGS = {
     "model": "MODEL", "strategy": "--strategy", "strategy_options": "--strategy-option", "attempts": "--attempts",
     "seed": "--seed", "options": "--option", "split": "--split", "set": "--set",
@@ -68,9 +68,9 @@ class AttemptHistory:
 
     @property
     def possibly_charged(self) -> int:
-        """The number of requests that were possibly charged without a reply.
+        """The number of requests that were possibly charged, but got no reply.
 
-        These are the possibly charged failures, and the requests without a reply or a failure.
+        These are the possibly charged failures, and the requests that have neither a reply nor a failure.
         """
         return self.failures_charged + sum(call.requests - call.outcomes for call in self.calls.values())
 
@@ -81,7 +81,10 @@ class AttemptHistory:
 
     @property
     def finished(self) -> bool:
-        """Whether the attempt has a final result. If a service or the API failed, a resume plays the attempt again."""
+        """Whether the attempt has a final result.
+
+        The statuses `infra_error` and `model_error` are not final: a resume plays the attempt again.
+        """
         return self.result is not None and self.result.scored
 
     def usable(self) -> Iterator[RecordedCall]:
@@ -152,7 +155,7 @@ class EvaluationHistory:
 
     @property
     def possibly_charged(self) -> int:
-        """The number of requests that were possibly charged without a reply."""
+        """The number of requests that were possibly charged, but got no reply."""
         return sum(one.possibly_charged for one in self.attempts.values())
 
     @property
@@ -188,8 +191,8 @@ def check_plan(directory: Path, plan: EvaluationPlan) -> EvaluationPlan | None:
     earlier = read_plan(directory)
     if earlier is not None and earlier.identity() != plan.identity():
         raise EvaluationError(
-            f"{directory} has another evaluation, which differs in {', '.join(_differences(earlier, plan))}; choose "
-            "another directory"
+            f"{directory} has another evaluation, which differs in {', '.join(_differences(earlier, plan))}: either "
+            "give the earlier options again, or choose another directory"
         )
     return earlier
 
@@ -206,7 +209,7 @@ def write_plan(directory: Path, plan: EvaluationPlan) -> None:
 
 
 def _differences(one: EvaluationPlan, other: EvaluationPlan) -> list[str]:
-    """Return the differing fields with their values.
+    """Return the names of the fields that differ between two plans, with short values.
 
     The values are compared as JSON. A tuple and a list with the same items are therefore equal.
     """
@@ -214,24 +217,24 @@ def _differences(one: EvaluationPlan, other: EvaluationPlan) -> list[str]:
     for a, b in zip(one.environments, other.environments, strict=False):
         found += _differing(a, b, f"{a.name}.", ("url",))
     if len(one.environments) != len(other.environments):
-        there, here = (", ".join(environment.name for environment in plan.environments) for plan in (one, other))
-        found.append(f"environments ({there} there, {here} here)")
+        before, now = (", ".join(environment.name for environment in plan.environments) for plan in (one, other))
+        found.append(f"environments (earlier {before}; now {now})")
     return found
 
 
 def _differing(one: msgspec.Struct, other: msgspec.Struct, prefix: str, without: tuple[str, ...]) -> list[str]:
-    """Return the names of the differing fields, with the values if both are short.
+    """Return the names of the differing fields. If both values of a field are short, add the values.
 
-    `prefix`: text before each name. `without`: fields that are not compared.
+    `prefix`: text before each name. `without`: names of fields that are not compared.
     """
     found = []
     for name in one.__struct_fields__:
-        there, here = (
+        before, now = (
             msgspec.json.encode(getattr(plan, name), order="deterministic").decode() for plan in (one, other)
         )
-        if there != here and name not in without:
+        if before != now and name not in without:
             details = [FLAGS[name]] if name in FLAGS else []
-            if max(len(there), len(here)) <= SHOWN_CHARS:
-                details.append(f"{there} there, {here} here")
+            if max(len(before), len(now)) <= SHOWN_CHARS:
+                details.append(f"earlier {before}, now {now}")
             found.append(f"{prefix}{name} ({': '.join(details)})" if details else f"{prefix}{name}")
     return found

@@ -50,7 +50,7 @@ class EvaluationProgress:
         record: the record of the attempt that ended.
         ended: number of attempts with a record, including attempts before a resume.
         total: number of all attempts in the plan.
-        possibly_charged: number of requests that were possibly charged without a reply.
+        possibly_charged: number of requests that were possibly charged, but got no reply.
         seconds: time since this process created the `EvaluationRun`.
     """
 
@@ -69,7 +69,7 @@ class EvaluationOutcome:
         results: the last record of each attempt that has a record.
         remaining: number of attempts without a final result.
         stopped: why the evaluation stopped early, or "".
-        possibly_charged: number of requests that were possibly charged without a reply, including requests before a
+        possibly_charged: number of requests that were possibly charged, but got no reply. It includes requests before a
             resume.
     """
 
@@ -99,8 +99,8 @@ class EvaluationRun:
         Args:
             plan: the plan of the evaluation.
             environments: the environments by their names in the plan.
-            journal: gets the records.
-            history: the events of earlier processes in the journal.
+            journal: the journal to which events and records are written.
+            history: the journal's events before this process.
             access: the model; None: the players have no model.
             limits: how attempts are played; None: the defaults.
             log: logger for warnings; None: a new logger.
@@ -122,11 +122,11 @@ class EvaluationRun:
 
     @property
     def possibly_charged(self) -> int:
-        """The number of requests possibly charged without a reply, including requests before a resume."""
+        """The number of requests that were possibly charged, but got no reply. It includes requests before a resume."""
         return self._earlier_charges + (self.access.possibly_charged if self.access else 0)
 
     def stop(self, reason: EvaluationStopped | EvaluationError) -> None:
-        """Start no more attempts, and send no more requests. Requests in flight end and are recorded."""
+        """Start no more attempts, and send no more requests. Replies to requests in flight are still recorded."""
         self._stop.set(reason)
         if self.access is not None:
             self.access.stop(reason)
@@ -135,7 +135,7 @@ class EvaluationRun:
         """Play all attempts that have no final result.
 
         Raises:
-            EvaluationError: the evaluation cannot continue. The journal contains all attempts recorded so far.
+            EvaluationError: the evaluation cannot continue. The journal contains all results so far.
         """
         remaining_keys = self._history.remaining(self.plan)
         if self._limits.one_by_one:

@@ -22,8 +22,8 @@ from arlarena.rollout.evaluation.interrupts import StopSignal
 from arlarena.rollout.evaluation.play.attempt import Attempt
 from arlarena.rollout.evaluation.records import AttemptKey, AttemptRecord
 
-# If the server refuses a step in this many sessions, the reply counts as the cause. After fewer refusals, the cause may
-# be a damaged session.
+# If the server refuses the same step in this number of sessions, the model's reply counts as the cause. After fewer
+# refusals, the cause may be a damaged session.
 MAX_REFUSALS = 3
 # After this number of invalid responses in a row, an attempt ends: the server does not follow the API, and more retries
 # would not help. The number is above 1, because a proxy may send its own page while the server restarts. The pauses
@@ -66,7 +66,7 @@ class PlayLimits:
 
 
 class SessionSource(Protocol):
-    """Opens sessions of an environment. `EnvironmentClient` and `OpenEnvClient` are such sources."""
+    """Opens sessions of an environment. `EnvironmentClient` and `OpenEnvClient` have this interface."""
 
     async def open(self, count: int, *, ttl_s: float | None = None) -> Sequence[Session]:
         """Open `count` sessions. `ttl_s`: idle time in seconds, or None for the server's default.
@@ -79,10 +79,10 @@ class SessionSource(Protocol):
 
 @dataclass(slots=True)
 class Patience:
-    """Measures how long failures last without progress.
+    """Measures how long failures have lasted without progress.
 
     Attributes:
-        limit_s: maximum duration in seconds.
+        limit_s: maximum duration of the failures in seconds.
         since: monotonic time of the first failure after the last progress, or None.
     """
 
@@ -155,7 +155,7 @@ class SlotGroup:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def slot(self) -> None:
-        """Play attempts until the queue is empty. An error that ends the evaluation sets the stop signal."""
+        """Play attempts until the queue is empty. If an error ends the evaluation, set the stop signal."""
         session: Session | None = None
         try:
             while self._waiting and self._stop.reason is None:
@@ -177,6 +177,7 @@ class SlotGroup:
 
         Raises:
             EvaluationError: the server refuses the request, or does not follow the API.
+            EvaluationStopped, EvaluationError: the evaluation stops during a pause.
         """
         waits, invalid = self._pauses(), 0
         while self._waiting:
@@ -220,7 +221,7 @@ class SlotGroup:
         return session
 
     def _ended(self, attempt: Attempt, failures: AttemptFailures, error: ServiceError) -> AttemptRecord | None:
-        """Return the record of the attempt if its failures end it, or None if the attempt continues.
+        """Return the record of the attempt if it ends because of its failures. Return None if the attempt continues.
 
         Raises:
             EvaluationError: the server refuses a task of the plan.

@@ -21,7 +21,7 @@ def is_checkpoint(model: str) -> bool:
 def checkpoint_name(model: str) -> str:
     """Return `checkpoint/NAME@HASH`. Checkpoints with different weights have different names.
 
-    NAME is the name of the folder. HASH is a hash of the names and contents of its files.
+    NAME is the name of the folder. HASH is a hash of the names and contents of all files with a suffix in `SUFFIXES`.
 
     Raises:
         ConfigError: the folder has no config.json, so it is not in the Hugging Face format.

@@ -21,7 +21,7 @@ POLICY = "compatible/policy"
 
 
 async def check_options(options: EvaluateOptions, name: str) -> ModelPrice | None:
-    """Check the options. Return the model's price, or None if the price is unknown.
+    """Check the options, and return the model's price. The result is None if the price is unknown.
 
     `name`: name of the model in records.
 
@@ -87,17 +87,18 @@ def _check_set(options: EvaluateOptions, name: str) -> None:
     if options.seed not in (0, standard.seed):
         raise ConfigError(f"--set {name} has the seed {standard.seed}: leave out --seed")
     if name not in published_pins():
-        needs = f": it needs {standard.needs}" if standard.needs else ""
+        needs = f" (the set needs {standard.needs})" if standard.needs else ""
         raise ConfigError(
-            f"--set {name} has no published digest, so its tasks cannot be checked{needs}; choose another set, or "
+            f"--set {name} has no published digest, so its tasks cannot be checked: either choose another set, or "
             f"compute the digest with `python -m scripts.evaluation_sets --set {name}` on a machine with the data"
+            f"{needs}"
         )
 
 
 async def _check_model(options: EvaluateOptions) -> None:
-    """Check MODEL, --base-url, the API key and the SDK. No request is sent to a model.
+    """Check MODEL, --base-url, the API key, the SDK, and whether a server listens at --base-url.
 
-    A dry run needs no key and no SDK, so it only checks MODEL and --base-url.
+    A dry run needs no key, no SDK and no model's server. For a dry run, check only MODEL and the form of --base-url.
     """
     if options.model in SCRIPTED:
         if options.base_url:
@@ -107,12 +108,12 @@ async def _check_model(options: EvaluateOptions) -> None:
     if is_checkpoint(text):
         if base_url:
             raise ConfigError(
-                f"--base-url is for a running server, but {text} is a folder: leave --base-url out to start a server "
-                f"for this checkpoint, or write compatible/{text} for the model {text} at --base-url"
+                f"--base-url is for a running server, but {text} is a folder: either leave --base-url out to start a "
+                f"server for this checkpoint, or write compatible/{text} if a model at --base-url has this name"
             )
         text, base_url = POLICY, "http://127.0.0.1"
     elif text.startswith((".", "/", "~")) and not base_url:
-        raise ConfigError(f"{text}: there is no such folder, so this is not a checkpoint")
+        raise ConfigError(f"{text}: there is no such folder, so this is not a checkpoint; correct the path")
     elif not base_url and "/" not in text and (hint := suggestion(text, SCRIPTED)):
         raise ConfigError(f"unknown model {text!r}: {hint}")
     if options.dry_run:
@@ -148,7 +149,7 @@ def _price(options: EvaluateOptions, name: str) -> ModelPrice | None:
             raise ConfigError(f"--max-cost is for models; the player {options.model} costs nothing")
         at = f" at {options.base_url}" if options.base_url else ""
         raise ConfigError(
-            f"--max-cost: the price of {name}{at} is not in the price file ({table.origin}): give --prices FILE with "
-            "this price, or use --max-total-tokens instead of --max-cost"
+            f"--max-cost: the price of {name}{at} is not in the price file ({table.origin}): either give --prices FILE "
+            "with this price, or use --max-total-tokens instead of --max-cost"
         )
     return price

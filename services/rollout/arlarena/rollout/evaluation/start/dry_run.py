@@ -1,6 +1,6 @@
 """Creates the text of `--dry-run`: tasks, first prompt, and estimates of requests, tokens and cost.
 
-No request is sent to a model.
+To get first prompts, it resets up to `SAMPLED` tasks of each environment. It sends no request to a model.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from arlarena.rollout.evaluation.start.players import SCRIPTED
 # earlier turns. For these environments, the bounds are too high.
 CONVERSATIONS = ("conversation", TEMPLATE)
 SAMPLED = 8  # maximum number of tasks whose first prompt is measured
-SHOWN_CHARS = 2_000  # maximum number of shown characters of the first prompt
-# Number of earlier turns in a prompt if the environment has no option `history`. The SDK's text games use this default.
+SHOWN_CHARS = 2_000  # the dry run prints at most this number of characters of the first prompt
+# Number of earlier turns in a prompt if the template has `{history}`, but the environment has no option `history`. The
+# text games of the environment SDK have this default.
 HISTORY = 2
 
 
@@ -50,10 +51,13 @@ class MeasuredPrompt:
 async def describe_requests(
     options: EvaluateOptions, plan: EvaluationPlan, found: Sequence[OpenedEnvironment], price: ModelPrice | None
 ) -> str:
-    """Return the plan as text: tasks, the first prompt, and estimated upper bounds for requests, tokens and cost.
+    """Return a text with the tasks, the first prompt, and estimated upper bounds of requests, tokens and cost.
 
-    The bounds assume that every attempt takes all steps, and that each reply has `--max-tokens` tokens. Without this
-    option, they assume `REPLY_TOKENS` tokens per reply. A token is assumed to have four characters.
+    The bounds assume that every attempt takes all steps, and that a token has four characters. They also assume that
+    each reply has `--max-tokens` tokens, or `REPLY_TOKENS` tokens without this option.
+
+    Raises:
+        ServiceError: an environment server failed.
     """
     chosen = [f"{name} {value}" for name, value in plan.sampling.items() if value not in (None, (), {})]
     sampling = ", ".join(chosen) or "defaults of the model"
@@ -80,12 +84,11 @@ async def describe_requests(
 async def _first_prompts(
     one: OpenedEnvironment, environment: EnvironmentPlan, plan: EvaluationPlan
 ) -> list[MeasuredPrompt]:
-    """Measure the first prompts of at most `SAMPLED` tasks. The tasks are evenly spread over the chosen tasks."""
-    step = max(1, len(environment.indices) // SAMPLED)
+    """Measure the first prompts of at most `SAMPLED` tasks of an environment. See `evenly_spread`."""
     (session,) = await one.client.open(1)
     try:
         found = []
-        for index in environment.indices[::step][:SAMPLED]:
+        for index in evenly_spread(environment.indices, SAMPLED):
             task = eval_assignment(environment.name, environment.split, plan.seed, index, 0).task
             state = await session.reset(split=task.split, index=task.index, seed=task.seed)
             message, text = state.observation.message, state.observation.text
@@ -99,12 +102,18 @@ async def _first_prompts(
         await session.close()
 
 
+def evenly_spread(indices: Sequence[int], count: int) -> list[int]:
+    """Return at most `count` indices. They are evenly spread over `indices`, and include its first index."""
+    kept = min(count, len(indices))
+    return [indices[number * len(indices) // kept] for number in range(kept)]
+
+
 def bound(
     plan: EvaluationPlan, environment: EnvironmentPlan, info: Info, prompts: Sequence[MeasuredPrompt], reply: int
 ) -> tuple[TokenUsage, int]:
-    """Return the tokens and the number of requests in one environment if every attempt takes all steps.
+    """Return upper bounds for one environment: the token usage, and the number of requests.
 
-    `reply`: number of tokens per reply.
+    The bounds assume that every attempt takes all steps. `reply`: number of tokens per reply.
     """
     prompt = math.ceil(fmean(each.tokens for each in prompts))
     observed = math.ceil(fmean(each.observed for each in prompts))
@@ -119,8 +128,8 @@ def bound(
 def _earlier_turns(plan: EvaluationPlan, info: Info) -> int:
     """Return the number of earlier turns in a prompt, summed over all prompts of an attempt.
 
-    In a conversation, a prompt contains all earlier turns. Otherwise it contains at most `history` earlier turns, an
-    option of the environment.
+    In a conversation, and with the strategy `react`, a prompt contains all earlier turns. Otherwise, the environment's
+    option `history` is the maximum number of earlier turns in a prompt.
     """
     given = info.options.get("history")
     shown = given if isinstance(given, int) else HISTORY if "{history}" in info.template.text else 0
@@ -130,7 +139,11 @@ def _earlier_turns(plan: EvaluationPlan, info: Info) -> int:
 
 
 def _calls_per_turn(plan: EvaluationPlan) -> tuple[int, int]:
-    """Return the number of requests in a turn, and the number of replies of this turn that the requests contain."""
+    """Return (requests, replies) for one turn.
+
+    `requests`: number of requests in the turn. `replies`: number of earlier replies that these requests contain in
+    total. Replies of earlier turns do not count. Only a debate has several requests in a turn.
+    """
     if plan.strategy != "debate":
         return 1, 0
     values = {"agents": 3, "rounds": 2, "judge": False, **plan.strategy_options}

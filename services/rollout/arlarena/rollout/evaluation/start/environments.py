@@ -1,4 +1,4 @@
-"""Opens the environments of an evaluation. Starts servers for names, and connects to running servers at URLs."""
+"""Opens the environments of an evaluation. For a name, starts a server. For a URL, connects to the running server."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def parse_environments(texts: Sequence[str], options: Sequence[str]) -> list[Env
     for text in options:
         if not names:
             raise ConfigError(
-                f"--option {_key(text)}: is for an environment that is started here, not for a server's URL"
+                f"--option {_key(text)}: an option needs --env NAME, because a server at a URL has its own options"
             )
         name, colon, value = text.partition(":")
         if not colon or "=" in name:
@@ -111,8 +111,8 @@ def choices_of(texts: Sequence[str], options: Sequence[str], set_name: str | Non
     is started.
 
     Raises:
-        ConfigError: see `parse_environments`. Other causes: neither `--env` nor a set is given, the set does not exist,
-            or an option is given that the set fixes.
+        ConfigError: see `parse_environments`. Other causes: neither `--env` nor `--set` is given, the set does not
+            exist, or the set fixes an option that `--option` sets.
     """
     if set_name is None:
         if not texts:
@@ -140,12 +140,12 @@ def _address(text: str) -> str:
 
 
 def assign(options: dict[str, Any], key: str, value: Any, flag: str) -> None:
-    """Set a key in `options`. The key curriculum.start sets the key start in the table curriculum.
+    """Set a key in `options`. For example, `curriculum.start` sets the key `start` in the table `curriculum`.
 
     `flag`: name of the command-line option, for error messages.
 
     Raises:
-        ConfigError: a name before a dot belongs to a value that is not a table.
+        ConfigError: a part of `key` before a dot is not a table in `options`.
     """
     *tables, last = key.split(".")
     for table in tables:
@@ -165,7 +165,7 @@ async def opened(
     expert: bool = False,
     openenv: OpenEnvSettings | None = None,
 ) -> AsyncIterator[list[OpenedEnvironment]]:
-    """Start servers and connect to running servers, all concurrently. Yield the environments in the order of `choices`.
+    """Start servers, and connect to running servers. Yield the environments in the order of `choices`.
 
     Args:
         choices: see `parse_environments`.
@@ -203,8 +203,8 @@ async def opened(
             await asyncio.gather(*reaching, return_exceptions=True)
         if openenv is not None and all(isinstance(client, EnvironmentClient) for client, _ in reached):
             raise ConfigError(
-                f"--openenv is for OpenEnv servers, but {' and '.join(choice.name for choice in choices)} is served by "
-                "ARLArena: leave --openenv out"
+                f"--openenv is for OpenEnv servers, but the servers of --env are ARLArena servers "
+                f"({', '.join(choice.name for choice in choices)}): leave --openenv out"
             )
         names = unique_names([info.name for _, info in reached])
         yield [
@@ -216,14 +216,14 @@ async def opened(
 def unique_names(reported: Sequence[str]) -> list[str]:
     """Convert the names that the servers report to unique file names, because exported files have these names.
 
-    If a name occurred before, its position is added, as in `sokoban-1`.
+    If a name occurs again, its position in the list is added, as in `sokoban-1`.
     """
     names = [re.sub(r"[^\w.-]+", "-", name).strip("-.") or "environment" for name in reported]
     return [f"{name}-{number}" if name in names[:number] else name for number, name in enumerate(names)]
 
 
 async def _started(number: int, choice: EnvironmentChoice, services: LocalServices, sessions: int, expert: bool) -> str:
-    """Start an environment server, and return its address. `number`: position of the environment in the choices."""
+    """Start an environment server, and return its address. `number`: position of `choice` in the list of choices."""
     table = {
         "name": choice.name,
         # The check of a standard set resets CONCURRENCY tasks at a time.
@@ -247,7 +247,7 @@ async def _started(number: int, choice: EnvironmentChoice, services: LocalServic
 async def _client(
     choice: EnvironmentChoice, url: str, settings: RolloutSettings, openenv: OpenEnvSettings | None
 ) -> EnvironmentClient | OpenEnvClient:
-    """Return a client for an ARLArena or OpenEnv server. A server that this process started needs no token.
+    """Return a client for an ARLArena or OpenEnv server. Servers that this process starts need no token.
 
     Raises:
         ServiceError, EvaluationError: see `detect`.

@@ -28,7 +28,7 @@ READY_S = 1800.0  # seconds until a service must be ready; loading a large check
 READY_INTERVAL_S = 0.2  # seconds between requests to /ready
 REQUEST = Timeouts(connect_s=5.0, request_s=5.0)  # timeouts of a request to /ready
 STOP_S = 10.0  # seconds between SIGTERM and SIGKILL
-LOG_TAIL = 20_000  # bytes at the end of a log that are searched for the cause of a failure
+LOG_TAIL = 20_000  # bytes at the end of a log. `LocalService.cause` searches these bytes for an error line.
 INVALID_CONFIGURATION = 2  # exit status of our services
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -47,7 +47,8 @@ class LocalService:
     Attributes:
         title: name in messages, for example "the environment server of sokoban".
         log: file with the service's output.
-        offset: position in bytes in `log`. The output of this start begins there.
+        offset: position in bytes in `log` at which the output of this process begins.
+        process: the process of the service.
         url: address of the service; "" before the service listens.
     """
 
@@ -68,7 +69,7 @@ class LocalService:
 
 
 class LocalServices:
-    """Starts services, and stops them when the context ends. On Linux, they also stop if this process is killed.
+    """Starts services. The services stop when the context ends. On Linux, they also stop if this process is killed.
 
     async with LocalServices(directory) as services:
         url = await services.start("arlarena.env_server", ["--config", …], "0-sokoban", "the environment server of …")
@@ -90,7 +91,7 @@ class LocalServices:
     async def start(
         self, module: str, arguments: Sequence[str], name: str, title: str, *, with_token: bool = False
     ) -> str:
-        """Run `python -m MODULE ARGUMENTS --host 127.0.0.1 --port 0`, wait until it is ready, and return its address.
+        """Run `python -m MODULE ARGUMENTS --host 127.0.0.1 --port 0`. Wait until the service is ready. Return its URL.
 
         Args:
             module: module of the service, for example "arlarena.env_server".
@@ -102,7 +103,7 @@ class LocalServices:
 
         Raises:
             ConfigError: the service ended because its configuration is invalid.
-            EvaluationError: the service did not start for another reason.
+            EvaluationError: the service ended for another reason, or was not ready in time.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         log = self.directory / f"{name}.log"
@@ -124,7 +125,7 @@ class LocalServices:
         return service.url
 
     async def failed(self) -> EvaluationError:
-        """Wait until a service ends before the context ends. Return an error with the cause."""
+        """Wait until a service ends, although the context has not ended. Return an error with the cause."""
         if not self._services:
             await asyncio.Event().wait()  # wait forever, because no service can end
         ends = [asyncio.ensure_future(service.process.wait()) for service in self._services]
@@ -141,10 +142,10 @@ class LocalServices:
 
 
 def service_variables(variables: Mapping[str, str], *, with_token: bool = False) -> dict[str, str]:
-    """Return the environment variables for a service. Secrets are left out.
+    """Return the environment variables for a service, without secrets.
 
     An environment may run programs that a model wrote, and these programs must not read secrets. `with_token`: whether
-    ARLARENA_ENVIRONMENT_TOKEN is included.
+    the variables include ARLARENA_ENVIRONMENT_TOKEN.
     """
     kept = {}
     for name, value in variables.items():

@@ -22,7 +22,7 @@ VALUES = {
     "max_steps": "an integer above 0",
     "success_reward": "a finite number",
 }
-# Fields of a reset that only the evaluation sets. Each value is the advice in the error message.
+# Fields of a reset request that only the evaluation sets. Each value is the advice in the error message.
 TASK_FIELDS = {"seed": "use --seed", "episode_id": "leave it out", "split": "use --split", "index": "use --tasks"}
 
 

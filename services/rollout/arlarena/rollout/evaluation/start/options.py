@@ -50,7 +50,7 @@ def assignment(flag: str, text: str) -> tuple[str, Any]:
     """Parse the value KEY=VALUE of the option `flag`. Return the key and the value.
 
     Raises:
-        ConfigError: the key or the `=` is missing. The message omits the value.
+        ConfigError: the key or the `=` is missing. The message omits the value, because it may be a secret.
     """
     key, equals, _ = text.partition("=")
     if not equals or not key.strip():

@@ -19,12 +19,12 @@ from arlarena.rollout.settings import RolloutSettings
 async def plan_of(
     options: EvaluateOptions, model: str, found: Sequence[OpenedEnvironment], settings: RolloutSettings
 ) -> EvaluationPlan:
-    """Return the plan. The tasks of a standard set are checked against the set's digest.
+    """Return the plan. If the options name a standard set, check the tasks against the set's digest.
 
     `model`: name of the model in records.
 
     Raises:
-        ConfigError: a task does not exist, or a standard set is used with an OpenEnv server.
+        ConfigError: the split or a task does not exist, or a standard set is used with an OpenEnv server.
         EvaluationError: the server's tasks differ from the tasks of the standard set.
         ServiceError: an environment server failed.
     """
@@ -36,8 +36,8 @@ async def plan_of(
         client = found[0].own_client
         if client is None:
             raise ConfigError(
-                f"--set {options.set_name}: {found[0].url} is an OpenEnv server, which has no standard sets: leave out "
-                "--set and choose tasks with --split and --count, or leave out --env"
+                f"--set {options.set_name}: {found[0].url} is an OpenEnv server, and standard sets need an ARLArena "
+                "server: either leave out --env, or leave out --set and choose tasks with --split and --count"
             )
         runner = Runner(client, None, settings, get_logger("evaluation"))
         checked = await check_set(runner, standard)

@@ -34,10 +34,11 @@ STRATEGIES: Mapping[str, Callable[..., Player]] = {
 
 
 def check_player(model: str, one: OpenedEnvironment) -> None:
-    """Check that a scripted player can play an environment.
+    """Check that the player `expert` or `random` can play an environment.
 
     Raises:
-        ConfigError: the environment has no expert; or, for a random player, an OpenEnv environment lists no actions.
+        ConfigError: MODEL is `expert`, and the environment has no expert. Or MODEL is `random`, and the schema of an
+            OpenEnv environment lists no actions.
     """
     if model == "expert" and "expert" not in one.info.capabilities:
         raise ConfigError(f"MODEL expert: {one.info.name} has no expert; choose a model, or person")
@@ -51,8 +52,8 @@ def player_of(model: str, strategy: str, options: Mapping[str, Any], info: Info)
     """Return the player for an environment.
 
     Raises:
-        ConfigError: the strategy or one of its options is unknown or invalid, or a strategy is given for a scripted
-            player.
+        ConfigError: the strategy or one of its options is unknown or invalid. Or the player uses no model, and a
+            strategy other than `plain` or an option of a strategy is given.
     """
     return _player(model, strategy, options, ReplyFormat.of(info.parser))
 

@@ -1,4 +1,4 @@
-"""Chooses tasks of a split, by a first index and a number of tasks, or by a list of indices."""
+"""Chooses the tasks of an evaluation: either a first index and a number of tasks, or a list of indices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TaskChoice:
     """The options --split, --first, --count and --tasks.
 
     Attributes:
-        split: name of a split; None: the split `test`, or the only evaluation split if there is no split `test`.
+        split: name of a split; None: the default split (see `split_of`).
         first: index of the first task.
         count: number of tasks; None: all tasks from `first` to the end of the split.
         tasks: list of indices such as "0,7,20-29", instead of `first` and `count`.
@@ -32,7 +32,7 @@ class TaskChoice:
 
     @property
     def is_default(self) -> bool:
-        """Whether none of these options is given."""
+        """Whether all four options have their default values."""
         return self == TaskChoice()
 
     def check(self) -> None:
@@ -47,7 +47,10 @@ class TaskChoice:
                 raise ConfigError("--tasks cannot be combined with --first or --count: leave out --first and --count")
 
     def split_of(self, info: Info) -> Split:
-        """Return the chosen split, or the default split if `split` is None.
+        """Return the chosen split. If `split` is None, return the default split.
+
+        The default is `test`. Without this split, the default is the only evaluation split. Without evaluation splits,
+        it is the only split.
 
         Raises:
             ConfigError: the environment has no split of this name, or `split` is None and there is no default split.
@@ -68,8 +71,8 @@ class TaskChoice:
         """Return the indices of the tasks, in the order of play.
 
         Raises:
-            ConfigError: `tasks` is not a list of indices, an index is outside the split, no task is selected, or the
-                split is unbounded and neither `count` nor `tasks` is set.
+            ConfigError: `tasks` is not a list of indices, an index is outside the split, or no task is selected. Or the
+                split is unbounded, and neither `count` nor `tasks` is set.
         """
         split = self.split_of(info)
         where = f"split {split.name!r} of {info.name}"
@@ -83,7 +86,7 @@ class TaskChoice:
         if split.size is not None and found and max(found) >= split.size:
             raise ConfigError(
                 f"{where} has {split.size} tasks, so the last index is {split.size - 1}, not {max(found)}: "
-                "lower --count, --first or --tasks"
+                "lower --first or --count, or give smaller indices with --tasks"
             )
         if not found:
             raise ConfigError(f"no task of {where} is chosen: raise --count, or lower --first")

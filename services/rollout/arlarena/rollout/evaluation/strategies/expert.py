@@ -26,8 +26,8 @@ class ExpertPlayer:
                 plan = deque((await view.session.expert()).plan)
             except Refused as error:
                 raise EvaluationError(
-                    f"the expert cannot play: {error}; if this is an evaluation split, start the environment server "
-                    "with the split in [environment] expert_splits"
+                    f"the expert cannot play: {error}; if this is an evaluation split, add the split to the key "
+                    "`expert_splits` of the table [environment], and restart the environment server"
                 ) from error
             view.memory["expert"] = (view.session.id, plan)
         return str(plan.popleft())

@@ -10,14 +10,14 @@ from arlarena.rollout.evaluation.models.protocol import ModelMessage, Reply
 
 
 class ModelCaller(Protocol):
-    """Sends the requests of one attempt: waits for limits, retries failed requests, records and replays replies."""
+    """Sends the requests of one attempt. It obeys rate limits, retries failed requests, and records replies."""
 
     async def __call__(self, messages: Sequence[ModelMessage], *, purpose: str = "answer") -> Reply:
         """Return the model's reply. `purpose`: purpose of the request in the journal, such as "debater 2 round 1".
 
         Raises:
             TooLong: the messages do not fit the model's context.
-            AttemptFailed: the request failed for too long, or must not be retried.
+            AttemptFailed: the request failed for too long, or the same request would fail again.
             EvaluationStopped: the evaluation ends, for example because a budget is spent. The attempt stays unfinished
                 and can be resumed.
             EvaluationError: the evaluation cannot continue.
@@ -36,8 +36,8 @@ class TurnView:
             template.
         call: sends a request to the model and returns the reply.
         seed_key: a text. `seed_key` and `turn` determine all random choices in this turn.
-        memory: the player's data for this attempt, empty at turn 0. A replay of turns in a new session does not call
-            the player and keeps the data.
+        memory: the player's data for this attempt, empty at turn 0. If recorded turns are replayed in a new session,
+            the player is not called and the data is kept.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class TurnView:
 
 
 class Player(Protocol):
-    """Chooses replies. A player is a strategy with a model, an expert, a random player or a person.
+    """Chooses replies. A player is an expert, a random player, a person, or a model with a strategy.
 
     `name`: name in records, such as "plain" or "react".
     """

@@ -1,4 +1,4 @@
-"""ReAct: in each turn, the model writes a thought and an action. The prompt has all earlier thoughts and actions.
+"""ReAct: in each turn, the model writes a thought and an action. The prompt contains all earlier thoughts and actions.
 
 Yao et al., "ReAct: Synergizing Reasoning and Acting in Language Models", arXiv 2210.03629, section 2. The context in
 turn t is o_1, a_1, …, o_t. Each o is an observation, and each a is a thought with an action. The paper's prompts
@@ -33,7 +33,7 @@ class ReactPlayer:
     """Asks for a thought and an action in each turn.
 
     Attributes:
-        reply_format: format of replies to the environment. The player writes the action in this format.
+        reply_format: format of replies to the environment. The player converts the action to this format.
     """
 
     reply_format: ReplyFormat

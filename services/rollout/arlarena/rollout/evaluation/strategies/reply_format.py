@@ -12,7 +12,7 @@ PLACEHOLDER = "{action}"
 
 @dataclass(frozen=True, slots=True)
 class ReplyFormat:
-    """Writes and reads replies.
+    """Writes replies in this format, and reads the actions in replies.
 
     Attributes:
         action: format of an action, with the placeholder {action}; "" if replies are free text.
@@ -28,15 +28,15 @@ class ReplyFormat:
         return cls(parser.action, THINK in parser.tags)
 
     def write(self, action: str, thought: str = "") -> str:
-        """Return a reply with this action. If the format has no thought, `thought` is left out."""
+        """Return a reply with this action. If the format has no thought, the reply does not contain `thought`."""
         answer = self.action.replace(PLACEHOLDER, action) if self.action else action
         return f"{THINK}{thought}{END_THINK}{answer}" if self.thought else answer
 
     def action_of(self, reply: str) -> str:
-        """Return the action in a reply, in a form that can be compared.
+        """Return the action in a reply, or "" if the thought is not closed. Equal actions give equal texts.
 
         The action is the text after the thought, without the format's text around the placeholder. The action is
-        returned in lower case, with one space for each run of white space. Returns "" if the thought is not closed.
+        converted to lower case, and one space replaces each sequence of white space.
         """
         start = answer_start(reply)
         text = "" if start is None else reply[start:]
