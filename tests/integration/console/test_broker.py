@@ -207,7 +207,8 @@ def test_a_second_stop_is_no_error(tmp_path: Path) -> None:
 
 def test_an_external_broker_that_is_away_or_evicts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        BrokerError, match=r"no Redis at redis://u:\*\*\*@127.0.0.1:1/0: start a Redis server, or unset REDIS_URL"
+        BrokerError,
+        match=r"no Redis at redis://u:\*\*\*@127.0.0.1:1/0: either start a Redis server there, or unset REDIS_URL",
     ):
         ExternalBroker("redis://u:secret@127.0.0.1:1/0", timeout_s=5.0).start()
     with Broker(tmp_path) as own, redis.Redis.from_url(own.url) as client:

@@ -94,7 +94,7 @@ def match_expression(text: str) -> str | None:
 
 
 def episode_object(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the object of an episode for lists."""
+    """Returns an episode as an object for lists. `row`: its row in the table `episodes`."""
     same = ("source", "label", "step", "member", "task", "environment", "kind", "score", "return", "turns", "invalid",
             "tokens", "status", "group_status", "outcome", "advantage", "first_action")  # fmt: skip
     return (
@@ -125,7 +125,7 @@ def episodes(database: RunDatabase, parameters: Mapping[str, str]) -> dict[str, 
 
 
 def facets(database: RunDatabase) -> dict[str, Any]:
-    """Returns the values that the filters can have: names with their number of episodes, and ranges of numbers."""
+    """Returns the possible values of each filter: names with their number of episodes, or a range of numbers."""
     with database.connect() as connection:
 
         def counts(column: str) -> dict[str, int]:
@@ -180,7 +180,7 @@ def _step(connection: sqlite3.Connection, step: int) -> dict[str, Any]:
 
 
 def neighbours(database: RunDatabase, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the keys of the previous and the next episode of the same file, and of all members of the group."""
+    """Returns the keys of other episodes: the previous and next episode of the file, and all episodes of the group."""
     with database.connect() as connection:
         query = "SELECT key FROM episodes WHERE file = ? AND id {} ? ORDER BY id {} LIMIT 1"
         previous = connection.execute(query.format("<", "DESC"), (row["file"], row["id"])).fetchone()

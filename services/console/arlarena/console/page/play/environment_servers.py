@@ -47,7 +47,7 @@ class EnvironmentServer:
 
 
 class EnvironmentServers:
-    """At most one server for each environment and each set of options."""
+    """The running environment servers: at most one for each pair of an environment and its options."""
 
     def __init__(self) -> None:
         self._servers: dict[ServerKey, EnvironmentServer] = {}
@@ -78,7 +78,7 @@ class EnvironmentServers:
         return found
 
     def release(self, server: EnvironmentServer) -> None:
-        """End the use of a server."""
+        """End the use of a server by one game."""
         server.games -= 1
         server.idle_since = time.monotonic()
 
