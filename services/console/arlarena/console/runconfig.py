@@ -275,7 +275,10 @@ def _public(tables: Tables) -> Tables:
 
 
 def _same(key: str, one: Any, other: Any) -> bool:
-    """True if the values `one` and `other` of `key` are equal. A relative path equals the absolute path to its file."""
+    """True if `one` and `other` are equal values of `key`.
+
+    In environment options, the relative path and the absolute path of a file are equal.
+    """
     if key.startswith("environment.options.") and isinstance(one, str) and isinstance(other, str):
         return os.path.abspath(one) == os.path.abspath(other)
     return bool(one == other)

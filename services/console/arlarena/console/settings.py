@@ -34,8 +34,9 @@ PAGE_TOKEN = "ARLARENA_PAGE_TOKEN"
 
 
 class Threads(Table):
-    """Table `[console.threads]`: the number of threads of each process that runs a model. 0: the function
-    `budget` chooses the number.
+    """Table `[console.threads]`: the number of threads of each process that runs a model.
+
+    If a number is 0, the function `budget` chooses the number.
 
     A key `threads` in a service's own table overrides the value here. Environment server, workers and evaluation have
     one thread each.
@@ -189,7 +190,7 @@ def external_broker_url(settings: BrokerSettings) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ServiceAddresses:
-    """URLs of the services that `arlarena up --attach` and `arlarena join` use. An empty URL is not given."""
+    """URLs of the services that `arlarena up --attach` and `arlarena join` use. A URL that is not given is empty."""
 
     environment_url: str = ""
     inference_url: str = ""

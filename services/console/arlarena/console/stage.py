@@ -61,7 +61,7 @@ class Stage:
         self.seconds = time.monotonic() - self.began
 
     def smoothed_estimate(self, seconds_left: float | None) -> float | None:
-        """Returns the estimate to show: `seconds_left`, or the last estimate if it increased by less than `NOISE`."""
+        """Returns `seconds_left`, or the last estimate if the increase is smaller than the factor `NOISE`."""
         old = self.seconds_left
         if seconds_left is None or old is None or not old < seconds_left < NOISE * old:
             self.seconds_left = seconds_left

@@ -114,8 +114,8 @@ def up(
     training, and writes a report. With --attach, the services run elsewhere, for example in containers. Prints the
     address of a page that shows the run.
 
-    Exit status: 0: finished; 1: the run failed; 2: the configuration is wrong; 3: a port is in use; 128 + n: stopped by
-    signal n.
+    Exit status: 0: finished; 1: the run failed; 2: the configuration is wrong; 3: a port cannot be used; 128 + n:
+    stopped by signal n.
     """
     start = _existing_run_policy(resume, fresh, attach)
     from arlarena.console.launch import launcher

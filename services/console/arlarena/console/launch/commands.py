@@ -47,8 +47,7 @@ def _with_variable(command: ProcessSpec, name: str, value: str) -> ProcessSpec:
 class Commands:
     """Builds the commands of one run.
 
-    `address`: None at the first start of a server. At a restart, the address of the first start. `restarts`: number of
-    restarts of the service.
+    The methods `environment_server` and `inference` have the parameters of `Spec.command`.
     """
 
     config: RunConfig

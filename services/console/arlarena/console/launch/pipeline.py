@@ -91,7 +91,7 @@ class Pipeline:
         return result
 
     async def _run_if_unfinished(self, name: str, work: Callable[[], Awaitable[Any]]) -> None:
-        """Run a stage that writes its result to disk. Skip it if it has already finished (before `--resume`)."""
+        """Run a stage that writes its result to disk. Skip the stage if an earlier start of the run finished it."""
         if name in self.run.state.stages:
             self.view.end(name, "skipped")
             return

@@ -95,7 +95,7 @@ class View:
             self._print(f"[{duration(self._elapsed())}] {name}: {outcome}{f', {note}' if note else ''}")
 
     def tick(self) -> None:
-        """Print the progress. Call `tick` at regular intervals. Does nothing on a terminal, which updates itself.
+        """Print the progress if the output is not a terminal. Call `tick` at regular intervals.
 
         Prints a line for each new progress record. After `QUIET_S` seconds without output, prints the state of the
         stage again.

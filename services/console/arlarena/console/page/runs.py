@@ -166,7 +166,8 @@ class Catalog:
     def __init__(self, folders: Sequence[Path], cache: Path, interval_s: float = 1.0, *, wait: bool = False) -> None:
         """Find the runs.
 
-        `wait`: accept folders that do not exist yet, or contain no run yet.
+        `interval_s`: pause between two updates of the indices, in seconds. `wait`: accept folders that do not exist yet
+        or contain no run yet.
 
         Raises:
             ConfigError: `wait` is False, and a folder does not exist or contains no run.

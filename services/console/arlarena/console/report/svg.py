@@ -53,7 +53,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Returns about `count` round numbers between `low` and `high`.
 
     Raises:
-        ValueError: not low < high.
+        ValueError: `low` is not below `high`.
     """
     if not low < high:
         raise ValueError(f"low = {low} must be below high = {high}")

@@ -38,9 +38,10 @@ _INSERT = f"INSERT OR REPLACE INTO episodes (id, {', '.join(COLUMNS)}) VALUES (?
 
 @dataclass(frozen=True, slots=True)
 class IndexProgress:
-    """Progress of an index. `share`: the finished share, in [0, 1]. `problems`: number of unreadable records.
+    """Progress of an index. `ready`: whether the index is complete. `share`: the finished share, in [0, 1].
 
-    `error`: the reason why indexing failed, or "".
+    `episodes`: number of indexed episodes. `problems`: number of unreadable records. `error`: the reason why indexing
+    failed, or "".
     """
 
     ready: bool

@@ -105,7 +105,7 @@ def episode_object(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def episodes(database: RunDatabase, parameters: Mapping[str, str]) -> dict[str, Any]:
-    """Returns a part of the list of episodes. Raises BadQuery if a parameter is invalid."""
+    """Returns the part of the list of episodes that `parameters` select. Raises BadQuery if a parameter is invalid."""
     condition, values = where(parameters)
     sort, order = parameters.get("sort", "position"), parameters.get("order", "asc")
     if sort not in SORTS:
@@ -150,7 +150,7 @@ def facets(database: RunDatabase) -> dict[str, Any]:
 
 
 def steps(database: RunDatabase, parameters: Mapping[str, str]) -> dict[str, Any]:
-    """Returns a part of the recorded steps, newest first. Raises BadQuery if a parameter is invalid."""
+    """Returns recorded steps, newest first. `parameters`: `offset` and `limit`. Raises BadQuery if one is invalid."""
     offset = integer(parameters, "offset", 0, 0, 10**9)
     limit = integer(parameters, "limit", 100, 0, MAX_LIMIT)
     with database.connect() as connection:

@@ -29,7 +29,8 @@ Row = tuple[object, ...]
 class FileKind:
     """The kind of a file of episodes.
 
-    `prefix`: first part of the episodes' keys. `step`: the training step; None for evaluations and demonstrations.
+    `source`: training, evaluation or demonstrations. `label`: the name of the evaluation or of the demonstrations, else
+    None. `step`: the training step, else None. `prefix`: the first part of the episodes' keys.
     """
 
     source: str

@@ -42,8 +42,8 @@ class PersonGame:
     """A game of a person.
 
     `origin`: the key of the recorded episode that the game continues, and the turn at which the game starts. None for a
-    new task. `differs_at`: the first replayed turn whose state differs from the recorded state, or None. `options`: the
-    environment's options.
+    new task. `differs_at`: the first replayed turn at which the state differs from the recorded state, or None.
+    `options`: the environment's options.
     """
 
     id: str
@@ -63,7 +63,7 @@ class PersonGame:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def step(self, reply: str, *, by_person: bool) -> None:
-        """Take one step.
+        """Take one step with `reply`. `by_person`: False if `reply` comes from a recorded episode.
 
         Raises:
             PolicyFault: the reply made the environment fail.

@@ -146,10 +146,11 @@ def _number(raw: msgspec.Raw) -> float:
 
 
 def thin(x: Floats, y: Floats, points: int) -> tuple[Floats, Floats, Floats | None, Floats | None]:
-    """Merge neighbouring values into at most `points` intervals. Returns x, mean, minimum and maximum of each interval.
+    """Merge neighbouring values into at most `points` intervals. Returns (x, mean, minimum, maximum).
 
-    x is the last x of the interval. Minimum and maximum are None if nothing was merged. Values that are not finite are
-    ignored. The results of an interval without finite values are NaN.
+    Each result has one value per interval. `x` is the last x of the interval. `minimum` and `maximum` are None if
+    nothing was merged. Values of y that are not finite are ignored. The results of an interval without finite values are
+    NaN.
     """
     if len(x) <= points:
         return x, y, None, None

@@ -24,7 +24,10 @@ MAX_TURNS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The position of a record in its file. `number`: from 0. `offset`, `size`: of the record's content, in bytes."""
+    """The position of a record in its file. `number`: the record's number, from 0.
+
+    `offset` and `size`: the position and the length of the record's content, in bytes.
+    """
 
     number: int
     offset: int
@@ -66,6 +69,9 @@ def lines(files: BoundedFiles, name: str, start: int = 0, number: int = 0) -> It
 
     `number`: the number of the line at `start`. If a line is longer than `RECORD_BYTES`, its content is None. Yields
     nothing if the file does not exist.
+
+    Raises:
+        DamagedFile: the file cannot be read.
     """
     if (file := files.open(name)) is None:
         return

@@ -112,9 +112,9 @@ class BoundedFiles:
         return data
 
     def tail(self, name: str, max_bytes: int) -> bytes:
-        """Returns the complete lines in the last `max_bytes` bytes of a file. Returns b"" if the file does not exist.
+        """Returns the last `max_bytes` bytes of a file, without an incomplete first line.
 
-        The last line may be incomplete.
+        Returns b"" if the file does not exist.
         """
         if (file := self.open(name)) is None:
             return b""

@@ -48,7 +48,7 @@ def table(tables: dict[str, Any], name: str) -> dict[str, Any]:
 def is_locked(root: Path) -> bool | None:
     """Returns whether a process holds the lock of the run directory. Returns None if this cannot be known.
 
-    Reads the system's list of locks. If this function took the lock to test it, an `arlarena up` could fail.
+    Reads the system's list of locks. If this function locked the file, an `arlarena up` could fail at that moment.
     """
     try:
         inode = (root / ".lock").stat().st_ino
