@@ -149,8 +149,8 @@ def thin(x: Floats, y: Floats, points: int) -> tuple[Floats, Floats, Floats | No
     """Merge neighbouring values into at most `points` intervals. Returns (x, mean, minimum, maximum).
 
     Each result has one value per interval. `x` is the last x of the interval. `minimum` and `maximum` are None if
-    nothing was merged. Values of y that are not finite are ignored. The results of an interval without finite values are
-    NaN.
+    nothing was merged. Values of y that are not finite are ignored. The results of an interval without finite values
+    are NaN.
     """
     if len(x) <= points:
         return x, y, None, None
