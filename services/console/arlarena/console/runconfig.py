@@ -348,7 +348,9 @@ async def _check(
 ) -> _Answer:
     if importlib.util.find_spec(f"arlarena.{service}") is None:
         distribution = f"arlarena-{service.replace('_', '-')}"
-        return _Answer(f"arlarena.{service} is not installed: run `make setup`, or `pip install {distribution}`")
+        return _Answer(
+            f"arlarena.{service} is not installed: either run `make setup`, or run `pip install {distribution}`"
+        )
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module, str(file), *flags),
         stdin=asyncio.subprocess.DEVNULL,

@@ -16,7 +16,7 @@ from arlarena.proto.text.wording import percent, printable
 
 Folders = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="[RUN]...", help="Run directories, or folders that contain runs; default: runs."),
+    typer.Argument(metavar="[RUN]...", help="Run directories, or folders that contain runs; default: the folder runs."),
 ]
 OneRun = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run, for example runs/demo.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -128,7 +128,7 @@ def status(run: OneRun, as_json: AsJson = False) -> None:
 def export_arguments(
     directory: Path, format: ExportFormat | None, out: Path | None, further: list[str]
 ) -> list[str] | None:
-    """Export `directory` if it is a run, and return None. Otherwise, return the arguments for an evaluation's export.
+    """Export `directory` if it is a run, and return None. For an evaluation, return the arguments for its export.
 
     Raises:
         ConfigError: an option does not work for this kind of directory, or the run cannot be exported.

@@ -87,7 +87,7 @@ class EpisodeIndexer:
     def sources(self) -> list[FileState]:
         """Returns the files that contain episodes.
 
-        The files of `records/` come last. Their groups replace the same groups of `groups/`, which have no figures.
+        The files of `records/` come last. Their groups have figures and replace the same groups of `groups/`.
         """
         found = self._files.list("episodes", ".jsonl")
         found += filter(None, map(self._files.state, ("demonstrations.msgpack", "validation.msgpack", PLAYED)))

@@ -152,7 +152,7 @@ class PersonGames:
 
         Raises:
             PageError: the body is invalid, playing is disabled, too many games are open, the run or the episode does
-                not exist, or the environment server does not start.
+                not exist, or the task cannot be played.
         """
         if not self.options.enabled:
             raise PageError(403, "forbidden", "playing is disabled: start `arlarena view` with --play")
