@@ -87,7 +87,7 @@ def up(folder, variables, text):
 def test_cloning_without_an_expert_is_refused_before_anything_starts(without_expert, tmp_path):
     done = up(tmp_path, without_expert, CONFIG.replace("tic_tac_toe", "no_expert"))
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "[clone] records the environment's expert, and no_expert has none" in done.stderr
+    assert "[clone] records the environment's expert, and no_expert has no expert" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

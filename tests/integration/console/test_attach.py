@@ -190,7 +190,7 @@ def test_secrets_reach_a_service_in_its_environment_only(cluster: Cluster) -> No
     ("arguments", "missing", "said"),
     [
         (["join", "trainer", "RUN"], "ARLARENA_REDIS_URL", "arlarena join trainer: set ARLARENA_REDIS_URL"),
-        (["join", "inference", "RUN"], "ARLARENA_INFERENCE_ADMIN_TOKEN_FILE", "_ADMIN_TOKEN, or ARLARENA_INFERENCE"),
+        (["join", "inference", "RUN"], "ARLARENA_INFERENCE_ADMIN_TOKEN_FILE", "_ADMIN_TOKEN (or ARLARENA_INFERENCE"),
         (["up", "CONFIG", "--attach"], "ARLARENA_ENVIRONMENT_URL", "address of the environment server"),
         (["up", "CONFIG", "--attach", "--fresh"], "HOME", "--attach and --fresh exclude each other"),
     ],

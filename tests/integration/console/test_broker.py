@@ -148,7 +148,7 @@ def test_a_file_cut_short_by_a_power_failure_is_still_loaded(tmp_path: Path) -> 
 def test_two_brokers_do_not_share_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LOCK_TIMEOUT_S", 0.1)
     with Broker(tmp_path) as own:
-        with pytest.raises(BrokerError, match=r"another broker runs in .*: stop it"):
+        with pytest.raises(BrokerError, match=r"another broker runs in .*: either stop that broker"):
             Broker(tmp_path).start()
         assert own.running
 
@@ -207,7 +207,8 @@ def test_a_second_stop_is_no_error(tmp_path: Path) -> None:
 
 def test_an_external_broker_that_is_away_or_evicts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        BrokerError, match=r"no Redis at redis://u:\*\*\*@127.0.0.1:1/0: start a Redis server, or unset REDIS_URL"
+        BrokerError,
+        match=r"no Redis at redis://u:\*\*\*@127.0.0.1:1/0: either start a Redis server there, or unset REDIS_URL",
     ):
         ExternalBroker("redis://u:secret@127.0.0.1:1/0", timeout_s=5.0).start()
     with Broker(tmp_path) as own, redis.Redis.from_url(own.url) as client:
@@ -220,5 +221,5 @@ def test_an_external_broker_that_is_away_or_evicts_is_refused(tmp_path: Path) ->
 
 def test_an_external_broker_that_is_too_old_is_refused(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_server_info", lambda client: {"redis_version": "6.2.14"})
-    with pytest.raises(BrokerError, match=r"version 6\.2\.14: 7\.0 or newer"):
+    with pytest.raises(BrokerError, match=r"version 6\.2\.14: use Redis 7\.0 or newer"):
         check_broker(redis_url)

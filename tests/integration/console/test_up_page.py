@@ -81,7 +81,7 @@ def test_a_killed_page_is_reported_and_the_run_succeeds(up: Up) -> None:
     wait_for_page(up)
     page_processes(up)[0].send_signal(signal.SIGKILL)
     said = stop_training_without_page(up)
-    assert "the page has ended (killed by SIGKILL)" in said
+    assert "the run page has ended (killed by SIGKILL)" in said
     assert "the run continues without a page" in said
 
 
@@ -109,7 +109,7 @@ def test_a_page_that_cannot_start_is_reported_and_the_run_succeeds(up: Up) -> No
     start(up, ARLARENA_PAGE_TOKEN_FILE=str(up.folder / "missing"))
     up.until(lambda: any("missing" in line for line in page_log(up)))
     said = stop_training_without_page(up)
-    assert "the page has ended (exit status 2): " in said
+    assert "the run page has ended (exit status 2): " in said
     assert "missing" in said
 
 

@@ -56,7 +56,7 @@ def up(folder: Path, text: str, *arguments: str, timeout: float = 120, **variabl
             '[inference]\nengine = "vllm"\n',
             [
                 "a.toml: [trainer] minibatch_groups = 99 is above groups_per_step = 16",
-                '[inference] engine = "vllm": vllm_python = ".venv-vllm/bin/python" does not exist',
+                '[inference] vllm_python = ".venv-vllm/bin/python" does not exist',
                 "is not a complete policy: it lacks weights",
                 "a.toml: [environment] name = 'json': this module is not an environment, because its `load`",
             ],

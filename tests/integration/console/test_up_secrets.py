@@ -155,7 +155,7 @@ def test_a_redis_by_url_takes_its_password_from_elsewhere(up: Up, broker: Broker
     bare = f"redis://127.0.0.1:{broker.port}/0"
     code, said = up.up(REDIS_URL=bare)
     assert code == 2
-    assert f"Redis at {bare} refused the user or password: set its password in REDIS_PASSWORD" in said
+    assert f"Redis at {bare} refused the user or password: set the password with REDIS_PASSWORD" in said
     password = broker.password_path.read_text().strip()
     if way == "password_file":
         code, said = up.up("--set", f"redis.password_file={broker.password_path}", "--set", f"redis.url={bare}")

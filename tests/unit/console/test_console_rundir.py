@@ -104,8 +104,11 @@ def test_a_file_in_its_place(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{", "cannot be read"),
-        (json.dumps({"id": "x", "name": "y", "schema": 99}), "a newer ARLArena"),
-        (json.dumps({"id": "x", "name": "y", "schema": 1}), r"an older ARLArena \(schema 1; this one uses 3\)"),
+        (json.dumps({"id": "x", "name": "y", "schema": 99}), "a newer version of ARLArena"),
+        (
+            json.dumps({"id": "x", "name": "y", "schema": 1}),
+            r"an older version of ARLArena \(schema 1; this version uses schema 3\)",
+        ),
     ],
 )
 def test_a_state_that_cannot_be_used_is_refused(tmp_path: Path, text: str, message: str) -> None:

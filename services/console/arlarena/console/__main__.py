@@ -1,4 +1,4 @@
-"""The `arlarena` command, also `python -m arlarena.console`."""
+"""Starts the `arlarena` command. `python -m arlarena.console` does the same."""
 
 import signal
 import sys
@@ -6,7 +6,7 @@ from types import FrameType
 
 
 def main() -> None:
-    """Run the command. SIGINT and SIGTERM end the process without a stack trace, also during the imports."""
+    """Run the `arlarena` command. SIGINT and SIGTERM end the process without a stack trace, even during the imports."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     from arlarena.console.cli.app import main as command  # importing this module takes about a second

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-# Keys whose value may be a path. A value that is a name on the Hub stays unchanged. The environment's description lists
-# the options that are paths.
+# Keys whose value may be a path. A value that is a name on the Hub stays unchanged. The keys of `[environment.options]`
+# are not listed here. The description of each environment (`Info.paths`) lists the options that are paths.
 PATHS = (
     "redis.password_file",
     "policy.path",
@@ -21,7 +21,7 @@ PATHS = (
 def make_existing_paths_absolute(tables: dict[str, Any], folder: Path, keys: Iterable[str] = PATHS) -> None:
     """Replace each relative path in `tables` by its absolute path, if the path exists in `folder`.
 
-    `keys`: the keys with paths as values. `*` matches any key.
+    `keys`: the keys to check, such as `policy.path`. The part `*` of a key matches any name.
     """
     for key in keys:
         _replace(tables, key.split("."), folder)

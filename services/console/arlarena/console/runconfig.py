@@ -1,4 +1,4 @@
-"""The configuration of one run: the user's file, overrides of the command line, and computed thread counts.
+"""The configuration of one run: the user's file, overrides from the command line, and computed thread counts.
 
 Before the run starts, the settings module of each service checks the configuration.
 """
@@ -57,7 +57,9 @@ Tables = dict[str, Any]
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
-    """Parse an override: `trainer.lr=1e-4` gives (["trainer", "lr"], 0.0001). A value that is not TOML is a string.
+    """Parse an override: `trainer.lr=1e-4` gives (["trainer", "lr"], 0.0001).
+
+    A value that is not valid TOML is read as a string.
 
     Raises:
         ConfigError: the table, key or value is missing.
@@ -71,7 +73,10 @@ def parse_override(text: str) -> tuple[list[str], Any]:
 
 
 def masked_override(text: str) -> str:
-    """Returns `text`. Masks the value if it is secret. For a malformed override, returns only the text before "="."""
+    """Returns the override `text` for messages, without a secret value.
+
+    If the override is malformed, returns only the text before "=".
+    """
     try:
         parts, value = parse_override(text)
     except ConfigError:
@@ -83,7 +88,7 @@ def override(tables: Tables, text: str) -> None:
     """Apply one override to `tables`.
 
     Raises:
-        ConfigError: the override is malformed, or a part of its key is not a table.
+        ConfigError: the override is malformed, its table is unknown, or a part of its key is not a table.
     """
     parts, value = parse_override(text)
     if parts[0] not in TABLES:
@@ -98,7 +103,7 @@ def override(tables: Tables, text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """The tables of a configuration file, after overrides. `source`: the path of the file, for messages."""
+    """The tables of a configuration file. Overrides are already applied. `source`: the file's path, for messages."""
 
     source: Path
     tables: Tables
@@ -112,13 +117,13 @@ class RunConfig:
         directory: Path | None = None,
         plugins: Sequence[str] = (),
     ) -> RunConfig:
-        """Read `source`. `plugins` are added to `[trainer] plugins`.
+        """Read the configuration file `source` and its files with secrets. Adds `plugins` to `[trainer] plugins`.
 
-        `overrides` replace values of the file. ARLARENA_SEED replaces the seed of the file and the overrides. `seed`
+        `overrides` replace values of the file. ARLARENA_SEED replaces a seed from the file or from `overrides`. `seed`
         and `directory` replace the values from all other sources.
 
         Raises:
-            ConfigError: the file or an override cannot be used.
+            ConfigError: the file, an override or ARLARENA_SEED is invalid.
         """
         tables = deepcopy(read_with_secrets(source))
         wrong = []
@@ -161,17 +166,17 @@ class RunConfig:
 
     @property
     def demonstrations(self) -> CloneKeys:
-        """The keys of table `[clone]` that set the number of recorded demonstrations."""
+        """The keys of table `[clone]` that the recording of demonstrations uses."""
         return self.part("clone", CloneKeys)
 
     @property
     def environment(self) -> str:
-        """The name of the environment."""
+        """The name of the environment (`[environment] name`)."""
         return self.part("environment", EnvironmentKeys, "name").name
 
     @property
     def method(self) -> str:
-        """The name of the recipe."""
+        """The name of the recipe (`[trainer] recipe`)."""
         return self.part("trainer", TrainerKeys, "recipe").recipe
 
     @property
@@ -185,7 +190,11 @@ class RunConfig:
         return "clone" in self.tables
 
     def part(self, table: str, model: type[Model], *keys: str) -> Model:
-        """Returns the values of `keys`, by default of all keys of `model`. Raises ConfigError if a value is invalid."""
+        """Returns the values of `keys` in `table`. By default, returns the values of all keys of `model`.
+
+        Raises:
+            ConfigError: a value is invalid.
+        """
         return parse_part(f"{self.source}: [{table}]", self._table(table), model, *keys)
 
     def port(self, table: str) -> int:
@@ -211,7 +220,7 @@ class RunConfig:
         return RunConfig(self.source, tables)
 
     def threads(self, table: str) -> int:
-        """Returns the number of threads of the process that `table` configures."""
+        """Returns the number of threads of the process that `table` configures. The default is 1."""
         return int(self._table(table).get("threads", 1))
 
     def write(self, path: Path) -> None:
@@ -242,7 +251,10 @@ class RunConfig:
         return RunConfig(self.source, tables)
 
     def differences(self, other: RunConfig) -> list[str]:
-        """Returns the keys with different values in `other`. Ignores secrets and keys that a resumed run may change."""
+        """Returns the keys that have another value in `other`.
+
+        Ignores secrets and the keys that a resumed run may change.
+        """
         mine, theirs = _flat(_public(self.tables)), _flat(_public(other.tables))
         keys = sorted(mine.keys() | theirs.keys())
         return [key for key in keys if not _same(key, mine.get(key), theirs.get(key)) and not _may_differ(key)]
@@ -263,7 +275,10 @@ def _public(tables: Tables) -> Tables:
 
 
 def _same(key: str, one: Any, other: Any) -> bool:
-    """True if the values are equal. A relative and an absolute form of the same path are equal."""
+    """True if `one` and `other` are equal values of `key`.
+
+    In environment options, the relative path and the absolute path of a file are equal.
+    """
     if key.startswith("environment.options.") and isinstance(one, str) and isinstance(other, str):
         return os.path.abspath(one) == os.path.abspath(other)
     return bool(one == other)
@@ -282,8 +297,8 @@ async def find_problems(
     `machine`: also check this machine. `services` must then contain all services.
 
     Returns:
-        The error messages, one line per problem, and the environment's description. The description is None if
-        `machine` is False or if the environment cannot be loaded.
+        (messages, description). `messages` has one line per problem. `description` describes the environment. It is
+        None if `machine` is False or if the environment cannot be loaded.
     """
     modules: dict[str, tuple[str, ...]] = {service: (f"arlarena.{service}.settings",) for service in SERVICES}
     if machine:
@@ -297,7 +312,7 @@ async def find_problems(
     with tempfile.TemporaryDirectory(prefix="arlarena-") as folder:
         file = Path(folder) / "config.toml"
         config.write(file)
-        # After a cancellation, a TaskGroup waits until all processes have exited. `gather` would not wait.
+        # If this function is cancelled, the TaskGroup waits until all processes have exited. `gather` would not wait.
         async with asyncio.TaskGroup() as group:
             checks = [
                 group.create_task(_check(service, file, inherited(service, passed), limit_s, *modules[service]))
@@ -333,7 +348,9 @@ async def _check(
 ) -> _Answer:
     if importlib.util.find_spec(f"arlarena.{service}") is None:
         distribution = f"arlarena-{service.replace('_', '-')}"
-        return _Answer(f"arlarena.{service} is not installed: run `make setup`, or `pip install {distribution}`")
+        return _Answer(
+            f"arlarena.{service} is not installed: either run `make setup`, or run `pip install {distribution}`"
+        )
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module, str(file), *flags),
         stdin=asyncio.subprocess.DEVNULL,
@@ -348,7 +365,7 @@ async def _check(
             os.kill(process.pid, signal.SIGKILL)  # process.kill() could read the exit status before asyncio does
         await process.wait()
         if isinstance(error, TimeoutError):
-            return _Answer(f"{module} did not answer in {limit_s:g} s ([console] check_timeout_s)")
+            return _Answer(f"the check {module} took longer than {limit_s:g} s ([console] check_timeout_s)")
         raise
     if process.returncode == 0:
         return _Answer(output=output.decode("utf-8", "replace"))

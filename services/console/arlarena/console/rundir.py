@@ -22,9 +22,10 @@ GIT_TIMEOUT_S = 5.0
 
 
 def code_version(file: Path = Path(__file__)) -> str:
-    """Returns the version, such as `0.1.0`. If git tracks `file`, the commit is added: `0.1.0, commit 0a1b2c3d4e5f`.
+    """Returns the version of ARLArena, such as `0.1.0`.
 
-    If tracked files differ from the commit, `+changes` is added.
+    If git tracks `file`, the commit is added: `0.1.0, commit 0a1b2c3d4e5f`. If tracked files differ from the commit,
+    `+changes` is added.
     """
     release = version("arlarena-console")
     git = ("git", "-C", str(file.parent))
@@ -115,10 +116,10 @@ class RunDirectory:
         return self.path / "episodes" / f"{label}.jsonl"
 
     def read_state(self, *, any_schema: bool = False) -> RunState | None:
-        """Returns the state, or None if there is no run. `any_schema`: accept a state of any schema.
+        """Returns the content of `run.json`, or None if there is no such file. `any_schema`: accept any schema version.
 
         Raises:
-            ConfigError: the state is unreadable or has another schema.
+            ConfigError: `run.json` is unreadable or has another schema version.
         """
         try:
             state = msgspec.json.decode((self.path / "run.json").read_bytes(), type=RunState)
@@ -129,8 +130,8 @@ class RunDirectory:
         if state.schema != STATE_SCHEMA and not any_schema:
             age = "a newer" if state.schema > STATE_SCHEMA else "an older"
             raise ConfigError(
-                f"{self.path} was written by {age} ARLArena (schema {state.schema}; this one uses {STATE_SCHEMA}): "
-                "use the release that wrote this run, or start a new run (--fresh)"
+                f"{self.path} was written by {age} version of ARLArena (schema {state.schema}; this version uses "
+                f"schema {STATE_SCHEMA}): either use the version that wrote this run, or start a new run with --fresh"
             )
         return state
 
@@ -139,10 +140,13 @@ class RunDirectory:
         write_json(self.path / "run.json", self.state)
 
     def open(self, name: str, start: ExistingRunPolicy, command: str = "") -> None:
-        """Start a new run, or continue the existing one. `command`: the command line of a new run.
+        """Lock the directory, and start a new run or continue the existing run. `start` selects the action.
+
+        `command`: the command line of a new run.
 
         Raises:
-            ConfigError: another process uses the directory, or the directory's content does not fit `start`.
+            ConfigError: another process uses the directory, the directory contains other files but no run, or `start`
+                does not permit the action.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"{self.path} is a file: choose another --run-dir")
@@ -154,7 +158,8 @@ class RunDirectory:
         if existing is not None and start is ExistingRunPolicy.NEW:
             kind = "a finished run" if existing.finished else "an unfinished run"
             raise ConfigError(
-                f"{self.path} contains {kind}: --resume continues this run, --fresh renames it and starts a new run"
+                f"{self.path} contains {kind}: use --resume to continue this run, or --fresh to rename it and start a "
+                "new run"
             )
         if existing is not None and start is ExistingRunPolicy.FRESH:
             self._move_aside()

@@ -18,12 +18,12 @@ from arlarena.proto.config import (
     Table,
     exit_on_config_error,
     load_table,
+    read_secret,
     secret_from,
 )
 from arlarena.proto.http.addresses import service_url
 from arlarena.proto.shared_settings import ConsoleKeys, RunSettings, seed_from
 from arlarena.proto.streams.broker_address import broker_url
-from arlarena.proto.text.files import TextFileError, read_text
 from arlarena.proto.text.redaction import register_secret
 
 ADMIN_TOKEN = "ARLARENA_INFERENCE_ADMIN_TOKEN"
@@ -34,8 +34,9 @@ PAGE_TOKEN = "ARLARENA_PAGE_TOKEN"
 
 
 class Threads(Table):
-    """Table `[console.threads]`: the number of threads of each process that runs a model. 0: the function
-    `budget` chooses the number.
+    """Table `[console.threads]`: the number of threads of each process that runs a model.
+
+    If a number is 0, the function `budget` chooses the number.
 
     A key `threads` in a service's own table overrides the value here. Environment server, workers and evaluation have
     one thread each.
@@ -121,7 +122,7 @@ class ConsoleSettings(ConsoleKeys):
     )
     pass_environment: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\*?$")], ...] = Field(
         default=(),
-        description="further environment variables for the services; NAME_* matches all names with this prefix",
+        description="further environment variables for the services; NAME_* matches all names that begin with NAME_",
     )
     threads: Threads = Field(default=Threads(), description="number of threads of cloning, trainer and policy server")
 
@@ -132,11 +133,12 @@ class BrokerSettings(Table):
     url: str = Field(
         default="",
         description="URL of a Redis (version 7 or newer) or Valkey server; the environment variable REDIS_URL "
-        "overrides it; if neither is set, a local server is started",
+        "overrides this key; without a URL, the run starts a local server",
     )
     password_file: str = Field(
         default="",
-        description="file with the password of the Redis at url; REDIS_PASSWORD and REDIS_PASSWORD_FILE override it",
+        description="file with the password of the Redis at `url`; the environment variables REDIS_PASSWORD and "
+        "REDIS_PASSWORD_FILE override this key",
     )
     fsync: Literal["everysec", "always"] = Field(
         default="everysec",
@@ -149,29 +151,35 @@ class BrokerSettings(Table):
 
 
 def seed_from_environment() -> int | None:
-    """Returns ARLARENA_SEED, or None if the variable is not set. Raises ConfigError if the value is invalid."""
+    """Returns the seed in ARLARENA_SEED, or None if the variable is not set. Raises ConfigError if it is invalid."""
     return seed_from(os.environ)
 
 
 def admin_token() -> str:
-    """Returns the admin token of the policy server: from the environment variable or its file, else a random one."""
+    """Returns the policy server's admin token (see `given_admin_token`). If none is given, returns a random token."""
     token = given_admin_token() or secrets.token_urlsafe(24)
     register_secret(token)
     return token
 
 
 def environment_token() -> str | None:
-    """Returns the environment server's token from its environment variable, or None."""
+    """Returns the environment server's token: ARLARENA_ENVIRONMENT_TOKEN, else the content of the file in
+    ARLARENA_ENVIRONMENT_TOKEN_FILE, else None. Raises ConfigError if the file cannot be read or is empty.
+    """
     return secret_from(os.environ, ENVIRONMENT_TOKEN)
 
 
 def api_key() -> str | None:
-    """Returns the policy server's API key from its environment variable, or None."""
+    """Returns the policy server's API key: ARLARENA_INFERENCE_API_KEY, else the content of the file in
+    ARLARENA_INFERENCE_API_KEY_FILE, else None. Raises ConfigError if the file cannot be read or is empty.
+    """
     return secret_from(os.environ, API_KEY)
 
 
 def external_broker_url(settings: BrokerSettings) -> str:
-    """Returns REDIS_URL, else `[redis] url`, with the password. Returns "" if the run starts a local server.
+    """Returns the URL of the user's Redis with the password: REDIS_URL, else `[redis] url`.
+
+    Returns "" if there is no URL. `arlarena up` then starts a local server.
 
     Raises:
         ConfigError: the file with the password cannot be read.
@@ -182,7 +190,7 @@ def external_broker_url(settings: BrokerSettings) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ServiceAddresses:
-    """URLs of services that `arlarena up --attach` and `arlarena join` use and do not start. Empty: not given."""
+    """URLs of the services that `arlarena up --attach` and `arlarena join` use. A URL that is not given is empty."""
 
     environment_url: str = ""
     inference_url: str = ""
@@ -206,30 +214,34 @@ def service_addresses(flags: Mapping[str, str | None]) -> ServiceAddresses:
 
 
 def given_admin_token() -> str | None:
-    """Returns the policy server's admin token from its environment variable or its file, or None."""
+    """Returns the policy server's admin token: ARLARENA_INFERENCE_ADMIN_TOKEN, else the content of the file in
+    ARLARENA_INFERENCE_ADMIN_TOKEN_FILE, else None. Raises ConfigError if the file cannot be read or is empty.
+    """
     return secret_from(os.environ, ADMIN_TOKEN)
 
 
 def page_token(file: Path | None) -> str | None:
-    """Returns the token of the run page: the content of `file`, else ARLARENA_PAGE_TOKEN, else None.
+    """Returns the token of the run page, or None if no token is set. `file`: the value of --token-file.
+
+    The token is the content of `file`. If `file` is None, the token is ARLARENA_PAGE_TOKEN, else the content of the
+    file in ARLARENA_PAGE_TOKEN_FILE.
 
     Raises:
-        ConfigError: the file cannot be read, or is empty.
+        ConfigError: a file cannot be read or is empty.
     """
     if file is None:
         return secret_from(os.environ, PAGE_TOKEN)
-    try:
-        token = read_text(file).strip()
-    except TextFileError as error:
-        raise ConfigError(f"--token-file {error}") from error
-    if not token:
-        raise ConfigError(f"--token-file {file} is empty")
+    token = read_secret(file, "--token-file")
     register_secret(token)
     return token
 
 
 def page_cache_folder() -> Path:
-    """Returns the folder of the page's indices: ARLARENA_CACHE_DIR/page, else `arlarena/page` in the user's cache."""
+    """Returns the folder of the run page's indices.
+
+    If ARLARENA_CACHE_DIR is set, the folder is ARLARENA_CACHE_DIR/page. Otherwise it is XDG_CACHE_HOME/arlarena/page.
+    The default of XDG_CACHE_HOME is ~/.cache.
+    """
     if chosen := os.environ.get("ARLARENA_CACHE_DIR"):
         return Path(chosen) / "page"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arlarena" / "page"

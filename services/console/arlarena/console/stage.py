@@ -16,7 +16,7 @@ TAIL_BYTES = 16 * 1024
 # The remaining time is estimated from this number of recent steps. A larger number would average more noise, but the
 # estimate would follow changes in speed later.
 WINDOW = 20
-# If the estimate increases by less than this factor, the increase counts as noise and is not shown.
+# If the estimate of the remaining time increases by less than this factor, the increase is not shown.
 NOISE = 1.2
 # A step that began before the stage is ignored. This tolerance in seconds allows for a system clock that was set back.
 CLOCK_STEP_S = 1.0
@@ -61,7 +61,7 @@ class Stage:
         self.seconds = time.monotonic() - self.began
 
     def smoothed_estimate(self, seconds_left: float | None) -> float | None:
-        """Returns `seconds_left`. If it exceeds the last estimate by less than `NOISE`, returns that estimate."""
+        """Returns `seconds_left`, or the last estimate if the increase is smaller than the factor `NOISE`."""
         old = self.seconds_left
         if seconds_left is None or old is None or not old < seconds_left < NOISE * old:
             self.seconds_left = seconds_left
@@ -120,8 +120,9 @@ class _Step(msgspec.Struct):
     """The trainer's record of its current step.
 
     `began`: seconds since the epoch. `groups_kept`: number of groups in the batch so far. `groups_wanted`: number of
-    groups that the batch needs. `filtered`: number of groups that the filter dropped. `unsolved`: number of dropped
-    groups without a successful episode. During the update of the policy, the fields after `groups_kept` are not set.
+    groups that the batch needs. `episodes`: number of episodes so far. `filtered`: number of groups that the filter
+    dropped. `unsolved`: number of dropped groups without a successful episode. During the update of the policy, the
+    fields after `groups_kept` are not set.
     """
 
     step: int
@@ -202,10 +203,12 @@ def _current_step_text(stage: Stage, now: float, done: int) -> str:
 
 
 def time_left(readings: Sequence[Reading], now: float, least: float = 0.0) -> tuple[float, str] | None:
-    """Returns the seconds until the first limit is reached, and the name of this limit ("": the limit of steps).
-    Returns None if there are too few readings, or if the stage has ended.
+    """Returns (seconds, name): the time until the first limit is reached, and the name of this limit.
 
-    After a reading, the estimate counts down with the clock, for at most the mean interval between two readings.
+    The limit on the number of steps has the name "". Returns None if there are too few readings, if no limit can be
+    estimated, or if a limit has been reached.
+
+    Between two readings, the estimate decreases with the clock, but at most by the mean interval of the readings.
     `least`: a limit is ignored if less than this share of the limit was used between the first and the last reading.
     """
     if len(readings) > 2:  # skip the first step, because its time includes the start of processes

@@ -64,12 +64,21 @@ def test_a_folder_without_a_run_is_an_error(tmp_path):
         run_command("status", tmp_path / "none")
 
 
+def test_the_status_of_a_folder_with_several_runs_is_an_error(folder):
+    with pytest.raises(ConfigError, match=r"contains 2 runs: pass the directory of one run, for example .*first"):
+        run_command("status", folder)
+    assert run_command("status", folder / "group")[0] == 1
+
+
 def test_a_page_on_another_address_needs_a_token(folder, tmp_path, monkeypatch):
     monkeypatch.delenv("ARLARENA_PAGE_TOKEN", raising=False)
-    with pytest.raises(ConfigError, match="use --token-file"):
+    with pytest.raises(ConfigError, match="either use --token-file"):
         run_command("view", folder, "--host", "0.0.0.0")
     (tmp_path / "token").write_text("\n")
     with pytest.raises(ConfigError, match="is empty"):
+        run_command("view", folder, "--token-file", tmp_path / "token")
+    (tmp_path / "token").unlink()
+    with pytest.raises(ConfigError, match=r"--token-file: .*token cannot be read: No such file"):
         run_command("view", folder, "--token-file", tmp_path / "token")
 
 

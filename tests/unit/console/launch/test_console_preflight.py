@@ -61,7 +61,7 @@ def test_splits_that_fit_pass(tmp_path: Path) -> None:
 
 def test_demonstrations_need_an_expert(tmp_path: Path) -> None:
     (problem,) = preflight.split_problems(config(tmp_path, WHOLE), info("fork"))
-    assert "made has no expert with these options: remove the table [clone]" in problem
+    assert "made has no expert with these options: either remove the table [clone]" in problem
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_demonstrations_need_an_expert(tmp_path: Path) -> None:
         ('[trainer]\npush_transport = "nccl"', 'push_transport = "nccl" needs [inference] engine = "vllm"'),
         (
             '[trainer]\npush_transport = "nccl"\n[inference]\nengine = "vllm"\nvllm_device = "cpu"\nvllm_python = "/"',
-            'vllm_device = "cpu"; use "gloo"',
+            'vllm_device = "cpu": set [trainer] push_transport = "gloo"',
         ),
     ],
 )
@@ -121,8 +121,8 @@ def test_ports_that_are_taken_or_asked_for_twice_are_named(tmp_path: Path) -> No
         port = taken.getsockname()[1]
         text = f"[environment]\nport = {port}\n[inference]\nport = {port}"
         first, second = preflight.port_problems(config(tmp_path, text))
-    assert first == f"port {port} of [environment] is in use by another program: set another port there, or 0 for a " \
-        "free one"  # fmt: skip
+    problem = f"port {port} of [environment] is in use by another program"
+    assert first == f"{problem}: set another port in [environment] (0: a free port)"
     assert f"port {port} is set in [environment] and [inference]" in second
 
 

@@ -1,9 +1,9 @@
 """`arlarena join`: starts one service of a run, for example in a container.
 
-Each service needs one stage of the run to be finished first. The process waits for the end of this stage. Then it
-replaces itself with the service, with the same command line as in `arlarena up`. After a restart, the process does the
-same again: the trainer continues from its newest checkpoint, a worker gets a new name, and the policy server loads the
-newest version of the weights.
+The process waits until the stage before the service (see `STAGE_BEFORE`) has finished. Then the process replaces itself
+with the service. The command line is the same as in `arlarena up`. If the container is restarted, `arlarena join`
+starts the service again. The trainer then continues from its newest checkpoint, a worker gets a new name, and the
+policy server loads the newest version of the weights.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _POLL_S, _REMINDER_S = 1.0, 60.0
 
 
 def waiting_file() -> Path:
-    """The file that a waiting process updates at every poll. Container health checks read the file's age."""
+    """Returns the path of a file. A waiting process updates this file every second for the container's health check."""
     return Path(tempfile.gettempdir()) / "arlarena-waiting"
 
 
@@ -51,7 +51,7 @@ class Join:
     def start(self) -> None:
         """Wait until the service can start, then replace this process with the service.
 
-        Returns only if training is over and the service has no more work.
+        Returns only if training is over. The service then has nothing to do.
 
         Raises:
             ConfigError: an address or the admin token is missing, or the run's files cannot be used.
@@ -75,8 +75,8 @@ class Join:
                 BROKER_URL: self.addresses.redis_url,
             }
         if missing := [name for name, value in needed.items() if not value]:
-            hint = f", or {ADMIN_TOKEN}_FILE" if ADMIN_TOKEN in missing else ""
-            raise ConfigError(f"arlarena join {self.service}: set {', '.join(missing)}{hint}")
+            names = (f"{name} (or {name}_FILE)" if name == ADMIN_TOKEN else name for name in missing)
+            raise ConfigError(f"arlarena join {self.service}: set {', '.join(names)}")
 
     def _wait(self) -> None:
         stage, log = STAGE_BEFORE[self.service], get_logger("join")

@@ -1,7 +1,8 @@
-"""The stages of a run with `--attach`: the services run elsewhere. The commands of the stages run in this container.
+"""The stages of `arlarena up --attach`. The services run elsewhere, for example in other containers.
 
-Trainer, workers and policy server are started with `arlarena join`, which waits for the right stage. All processes use
-the same run directory. It contains the configuration, the policy, and files with the progress of training.
+The commands of the stages run in the container of this process. `arlarena join` starts the trainer, the workers and the
+policy server. All processes use the same run directory. It contains the configuration, the policy, and files with the
+progress of training.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from arlarena.console.launch.supervisor import Supervisor
 from arlarena.console.report.ending import describe_ending, read_ending
 from arlarena.console.runconfig import RunConfig
 from arlarena.console.rundir import RunDirectory
-from arlarena.console.settings import ServiceAddresses, external_broker_url, given_admin_token
+from arlarena.console.settings import ADMIN_TOKEN, ServiceAddresses, external_broker_url, given_admin_token
 from arlarena.proto.streams.queue import redact
 
 
 class AttachedPipeline(Pipeline):
-    """A run that does not start its services. See `Pipeline` for the stages."""
+    """A run that uses services that run elsewhere. `Pipeline` describes the stages."""
 
     def __init__(
         self,
@@ -43,10 +44,13 @@ class AttachedPipeline(Pipeline):
         self.inference = GivenAddress(addresses.inference_url)
 
     async def _start_broker(self) -> str:
-        """Check the Redis at the configured URL. Without a URL, only the trainer and the workers check their Redis."""
+        """Check the Redis at the configured URL. Returns the result of the stage as text.
+
+        Without a URL, this process checks no Redis. The trainer and the workers have their own URL and check it.
+        """
         url = external_broker_url(self.config.broker)
         if not url:
-            return "used by the trainer and the workers"
+            return "not checked, because this command has no URL of Redis"
         await self._wait(f"Redis at {redact(url)}", partial(self._broker_problem, url))
         return "the given Redis"
 
@@ -78,7 +82,10 @@ class AttachedPipeline(Pipeline):
             await asyncio.sleep(self.settings.health_interval_s)
 
     async def _train(self) -> str:
-        """Wait for the end of training. The trainer counts as healthy as long as its files change."""
+        """Wait for the end of training. Returns the result of the stage as text.
+
+        The trainer counts as healthy as long as its files change.
+        """
         run, settings = self.run, self.settings
         files = (run.progress("train"), run.step("train"), run.metrics, run.training)
         progress = Activity(files, settings.hang_timeout_s)
@@ -92,19 +99,23 @@ class AttachedPipeline(Pipeline):
             if ending and ending["ended_by"] == "error" and unchanged:
                 raise LaunchError(f"the trainer has not started again: {describe_ending(ending)}")
             if problem := await progress(None, 0.0, settings.health_timeout_s):
-                raise LaunchError(f"no progress of the trainer: {problem} ([console] hang_timeout_s); see its log")
+                raise LaunchError(
+                    f"the trainer makes no progress: {problem} ([console] hang_timeout_s); see the log of the trainer"
+                )
             await asyncio.sleep(settings.health_interval_s)
 
     async def _serve_final_weights(self, newest: CommittedVersion) -> None:
-        """Make the policy server serve the final weights. Only files that the server requests are sent."""
+        """Send the final weights to the policy server, and make the server use them.
+
+        Only the files that the server requests are sent.
+        """
         from arlarena.client.weights import PushError, Sender, WeightsClient
 
         token = given_admin_token()
         if token is None:
             raise LaunchError(
-                "the policy server does not serve the final weights: restart the policy server, which then loads these "
-                "weights, and run this command again; or set ARLARENA_INFERENCE_ADMIN_TOKEN_FILE and run this "
-                "command again, which then sends the weights"
+                "the policy server does not serve the final weights. Either restart the policy server (it loads them "
+                f"at its start), or set {ADMIN_TOKEN}_FILE (this command then sends them). Then run this command again."
             )
         self.view.notice("sending the final weights to the policy server, because it does not serve them")
         try:

@@ -1,6 +1,6 @@
 """The checks of `arlarena up --attach` before the first stage.
 
-The environment server and the policy server check their own tables when they start.
+When the environment server and the policy server start, each of them checks its own table of the configuration.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from arlarena.proto.config import ConfigError
 from arlarena.proto.env_api import Info
 from arlarena.proto.shared_settings import EnvironmentKeys
 
-# The commands of the stages belong to these services. They run on the same machine, or in the same container, as this
-# process.
+# The commands of the stages belong to these services. The commands run in the same container as this process.
 STAGE_SERVICES = ("rollout", "trainer")
 _POLL_S = 0.5
 
@@ -37,7 +36,7 @@ async def check_before_attach(config: RunConfig, directory: Path, addresses: Ser
 
     Raises:
         ConfigError: checks failed. The message has one line per problem.
-        LaunchError: the environment server does not answer.
+        LaunchError: the environment server does not become ready in this time, or refuses a request.
     """
     lines = _address_problems(addresses)
     if config.policy_path is not None:
@@ -50,7 +49,8 @@ async def check_before_attach(config: RunConfig, directory: Path, addresses: Ser
         if info.name != config.environment:
             lines.append(
                 f"{config.source}: [environment] name = {config.environment!r}, but the server at "
-                f"{addresses.environment_url} serves {info.name}: set ARLARENA_ENVIRONMENT_URL to another server"
+                f"{addresses.environment_url} serves {info.name}: set ARLARENA_ENVIRONMENT_URL to the address of a "
+                f"server for {config.environment}"
             )
         else:
             lines += await asyncio.to_thread(run_checks, (lambda config: split_problems(config, info),), config)
@@ -60,7 +60,7 @@ async def check_before_attach(config: RunConfig, directory: Path, addresses: Ser
 
 def _address_problems(addresses: ServiceAddresses) -> list[str]:
     return [
-        f"--attach needs the address of the {service}: give {flag}, or set {variable}"
+        f"--attach needs the address of the {service}: either use {flag} URL, or set {variable}"
         for service, url, flag, variable in (
             ("environment server", addresses.environment_url, "--environment-url", "ARLARENA_ENVIRONMENT_URL"),
             ("policy server", addresses.inference_url, "--inference-url", "ARLARENA_INFERENCE_URL"),

@@ -78,7 +78,7 @@ def up(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the run directory.")] = False,
     fresh: Annotated[
         bool,
-        typer.Option("--fresh", help="Start a new run; rename the old run to <directory>.previous, .previous-2, …"),
+        typer.Option("--fresh", help="Start a new run. The old run is renamed: <directory>.previous, .previous-2, …"),
     ] = False,
     overrides: Annotated[
         list[str] | None,
@@ -97,7 +97,7 @@ def up(
         bool,
         typer.Option(
             "--attach",
-            help="Use services that run elsewhere, and start none. (`arlarena join` starts such services.) If the run "
+            help="Start no services, but use services that run elsewhere (`arlarena join` starts them). If the run "
             "directory contains a run, continue it.",
         ),
     ] = False,
@@ -114,8 +114,8 @@ def up(
     training, and writes a report. With --attach, the services run elsewhere, for example in containers. Prints the
     address of a page that shows the run.
 
-    Exit status: 0: finished; 1: the run failed; 2: the configuration is wrong; 3: a port is in use; 128 + n: stopped by
-    signal n.
+    Exit status: 0: finished; 1: the run failed; 2: the configuration is wrong; 3: a port cannot be used; 128 + n:
+    stopped by signal n.
     """
     start = _existing_run_policy(resume, fresh, attach)
     from arlarena.console.launch import launcher
@@ -130,13 +130,13 @@ def up(
 
 
 def _existing_run_policy(resume: bool, fresh: bool, attach: bool) -> ExistingRunPolicy:
-    """Return the action of `up` for an existing run. Raises typer.BadParameter if the options exclude each other."""
+    """Returns the action for an existing run. Raises typer.BadParameter if two options exclude each other."""
     if resume and fresh:
         raise typer.BadParameter("--resume and --fresh exclude each other")
     if fresh and attach:
         raise typer.BadParameter(
-            "--attach and --fresh exclude each other, because services use the run directory: for a new run, stop the "
-            "services, and remove the directory"
+            "--attach and --fresh exclude each other, because running services use the run directory. To start a new "
+            "run, stop the services, remove the run directory, and omit --fresh"
         )
     if attach:
         return ExistingRunPolicy.CONTINUE
@@ -155,7 +155,7 @@ def join(
     """Start one service of a run of `arlarena up --attach`.
 
     Waits until the run reaches the stage that needs the service. Then starts the service in this process, with the
-    configuration of the run. Workers and trainer connect to ARLARENA_REDIS_URL.
+    configuration of the run. Workers and trainer connect to the Redis at ARLARENA_REDIS_URL.
     """
     from arlarena.console.attach.join import Join
     from arlarena.console.settings import service_addresses
@@ -166,7 +166,7 @@ def join(
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="Directory of a run, for example runs/demo.")]) -> None:
-    """Write report.html of a run again. The run may be unfinished."""
+    """Write report.html of a run again. This also works for an unfinished run."""
     from arlarena.console.report.html_page import write_report
     from arlarena.console.report.summary import read_json
 
@@ -228,11 +228,11 @@ def doctor(
     environment_url: EnvironmentUrl = None,
     inference_url: InferenceUrl = None,
 ) -> None:
-    """Check this machine.
+    """Check whether this machine can run ARLArena.
 
-    Checks Python, cores, memory, torch, the services, the broker, ports and disk. With --attach: the environment
-    server, the policy server and Redis. With --compose: the engine, secrets, ports and images. Exit status 1 if a
-    requirement is missing.
+    Checks Python, cores, memory, torch, the services, the broker, ports and disk. With --attach, checks the environment
+    server, the policy server and Redis. With --compose, checks the engine, secrets, ports and images. The exit status
+    is 1 if a requirement is missing.
     """
     findings: list[Finding] = []
     if compose is not None:
@@ -276,7 +276,7 @@ def _exec(command: str, *arguments: str) -> NoReturn:
 def serve_environment(
     context: typer.Context, name: Annotated[str, typer.Argument(help="Environment, for example sokoban.")]
 ) -> None:
-    """Serve environment NAME. Further options are passed to the server (--config FILE --host H --port P)."""
+    """Serve the environment NAME. Passes further options to the server (--config FILE --host H --port P)."""
     _exec("serve env", "arlarena.env_server", name, *context.args)
 
 
@@ -284,7 +284,7 @@ def serve_environment(
 def serve_inference(context: typer.Context) -> None:
     """Serve a policy.
 
-    Options are passed to the server (--config FILE --model MODEL --weights-root DIR --host H --port P).
+    Passes all options to the server (--config FILE --model MODEL --weights-root DIR --host H --port P).
     """
     _exec("serve inference", "arlarena.inference", *context.args)
 
@@ -344,14 +344,15 @@ def export(
         ExportFormat | None, typer.Option("--format", help="File format; default for a run: csv.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Folder of the files; default: DIR-export, beside DIR.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder for the files; default: the folder DIR-export beside DIR."),
     ] = None,
 ) -> None:
     """Write a run or an evaluation in other formats.
 
-    For a run: metrics (one row per step) and episodes (one row per episode). For an evaluation: attempts (csv,
-    parquet). Evaluations have further options: --inspect FOLDER, --csv FILE, --parquet FILE, --prices FILE. Without an
-    option, summary and report of the evaluation are written again.
+    For a run, writes metrics (one row per step) and episodes (one row per episode). For an evaluation, writes its
+    attempts as csv or parquet. Evaluations have further options: --inspect FOLDER, --csv FILE, --parquet FILE,
+    --prices FILE. Without an option, writes the summary and the report of the evaluation again.
     """
     arguments = export_arguments(directory, format, out, context.args)
     if arguments is not None:

@@ -41,7 +41,7 @@ Tables = Mapping[str, Sequence[Setting]]
 
 
 def read_tables() -> Tables:
-    """Returns all tables by name. An environment's options have a name such as "environment.options (sokoban)"."""
+    """Returns all tables by name. An environment's table of options has a name like "environment.options (sokoban)"."""
     data = files("arlarena.console").joinpath(DATA).read_bytes()
     return msgspec.json.decode(data, type=dict[str, list[Setting]])
 

@@ -23,7 +23,8 @@ VERSION_LABEL = "org.opencontainers.image.version"
 class EngineError(RuntimeError):
     """A docker command failed.
 
-    The message is the last line of stderr. If the command did not start or did not end, the message states the reason.
+    The message is the last line of stderr. If the command did not start, or took longer than `TIMEOUT_S`, the message
+    states this reason.
     """
 
 
@@ -47,7 +48,7 @@ def docker(folder: Path, *arguments: str) -> str:
 
 
 def examine_compose(folder: Path) -> list[Finding]:
-    """Check the engine, and the services of the compose.yaml in `folder`. Returns the findings."""
+    """Check the container engine, and the services of the compose.yaml in `folder`. Returns the findings."""
     try:
         engine = docker(folder, "version", "--format", "{{.Server.Version}}")
         found = [_version("engine", engine, OLDEST_ENGINE, "update Docker Engine")]

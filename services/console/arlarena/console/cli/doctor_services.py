@@ -1,6 +1,6 @@
-"""`arlarena doctor --attach`: checks the services that a run with `--attach` uses.
+"""`arlarena doctor --attach`: checks the services that `arlarena up --attach` uses.
 
-Run the command on the machine, or in the container, that will run `arlarena up --attach`.
+Run both commands on the same machine or in the same container.
 
 In Compose: `docker compose run --rm run doctor --attach`. In a cluster: `arlarena doctor --attach` in a pod with the
 console's image.
@@ -40,7 +40,7 @@ async def _environment(url: str) -> list[Finding]:
     if not url:
         return [Finding("environ.", "problem", "no address: set ARLARENA_ENVIRONMENT_URL")]
     if problem := await HttpHealth()(GivenAddress(url), 0.0, TIMEOUT_S):
-        return [Finding("environ.", "problem", f"{url}: {problem}; start the environment server, and read its log")]
+        return [Finding("environ.", "problem", f"{url}: {problem}; start the environment server, or read its log")]
     try:
         async with EnvironmentClient(url, token=environment_token(), retries=0) as client:
             info = await client.info()
@@ -88,7 +88,7 @@ def _broker(addresses: ServiceAddresses) -> Iterator[Finding]:
 
 
 def _durability(url: str) -> Iterator[Finding]:
-    """Yields a warning if the server writes no append-only file. Yields nothing if the Redis user may not run INFO."""
+    """Yields a warning if Redis writes no append-only file. Yields nothing if Redis refuses the command INFO."""
     try:
         with redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, protocol=2) as client:
             state = client.info("persistence")
@@ -96,5 +96,5 @@ def _durability(url: str) -> Iterator[Finding]:
         return
     if not state.get("aof_enabled"):
         yield Finding(
-            "broker", "warning", "no append-only file: a restart of Redis loses all groups; set appendonly yes"
+            "broker", "warning", "no append-only file: a restart of Redis loses all groups; configure `appendonly yes`"
         )

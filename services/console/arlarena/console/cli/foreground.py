@@ -14,7 +14,7 @@ from arlarena.console.launch.failures import LaunchError
 from arlarena.proto.streams.broker_address import FILE_VARIABLE
 from arlarena.proto.telemetry import announce, get_logger
 
-# In seconds: the interval between two checks of the broker's process, and the time between SIGTERM and SIGKILL.
+# Interval between two checks of the broker's process. Time between SIGTERM and SIGKILL. Both in seconds.
 POLL_S, STOP_S = 0.5, 10.0
 
 

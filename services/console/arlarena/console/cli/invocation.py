@@ -13,7 +13,10 @@ NAME = "arlarena"
 
 
 def command_line(words: Sequence[str], *, anywhere: bool = False) -> str:
-    """Returns the command line `arlarena WORDS…`, quoted for a shell. `program` replaces `arlarena`."""
+    """Returns the command line `arlarena WORDS…`, quoted for a shell.
+
+    The result of `program` replaces the word `arlarena`. `anywhere`: see `program`.
+    """
     return shlex.join([*program(sys.argv[0], anywhere=anywhere), *words])
 
 

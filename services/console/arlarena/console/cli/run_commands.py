@@ -16,7 +16,7 @@ from arlarena.proto.text.wording import percent, printable
 
 Folders = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="[RUN]...", help="Run directories, or folders that contain runs; default: runs."),
+    typer.Argument(metavar="[RUN]...", help="Run directories, or folders that contain runs; default: the folder runs."),
 ]
 OneRun = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run, for example runs/demo.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -39,8 +39,8 @@ def view(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="File with the token of the page, needed on addresses other than loopback; "
-            "default: ARLARENA_PAGE_TOKEN.",
+            help="File with the token of the page; default: ARLARENA_PAGE_TOKEN or ARLARENA_PAGE_TOKEN_FILE. Only "
+            "loopback addresses work without a token.",
         ),
     ] = None,
     allow_host: Annotated[
@@ -58,7 +58,10 @@ def view(
     ),
     cache_dir: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Cache folder for indices; default: ARLARENA_CACHE_DIR, else ~/.cache."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder for the indices; default: ARLARENA_CACHE_DIR/page, else ~/.cache/arlarena/page.",
+        ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="If there is no run yet, wait for the first run.")] = False,
     nice: Annotated[int, typer.Option(min=0, max=19, help="Niceness of the server; 19: lowest priority.")] = 0,
@@ -77,7 +80,7 @@ def view(
 
 
 def list_runs(folders: Folders = None, as_json: AsJson = False) -> None:
-    """List runs with state, steps and success."""
+    """List runs with their state, steps and success rates."""
     import msgspec
 
     from arlarena.console.page.run_status import brief_status
@@ -99,16 +102,18 @@ def list_runs(folders: Folders = None, as_json: AsJson = False) -> None:
 
 
 def status(run: OneRun, as_json: AsJson = False) -> None:
-    """Show the state of a run, for people and for scripts.
+    """Show the state of a run. With --json, the output is for scripts.
 
-    Exit status: 1 if the run has failed; 2 if the directory is not a run; else 0.
+    Exit status: 1 if the run has failed; 2 if RUN contains no run, or several runs; else 0.
     """
     import msgspec
 
     from arlarena.console.page.run_status import full_status
     from arlarena.console.page.runs import find_runs
 
-    (path,) = find_runs([run])[:1]
+    path, *others = find_runs([run])
+    if others:
+        raise ConfigError(f"{run} contains {len(others) + 1} runs: pass the directory of one run, for example {path}")
     found = full_status(path)
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
@@ -123,10 +128,10 @@ def status(run: OneRun, as_json: AsJson = False) -> None:
 def export_arguments(
     directory: Path, format: ExportFormat | None, out: Path | None, further: list[str]
 ) -> list[str] | None:
-    """Export the run in `directory`, and return None. If it is an evaluation, only return arguments for its export.
+    """Export `directory` if it is a run, and return None. For an evaluation, return the arguments for its export.
 
     Raises:
-        ConfigError: an option does not work for this kind of directory.
+        ConfigError: an option does not work for this kind of directory, or the run cannot be exported.
     """
     from arlarena.console.page.runs import is_run
 
@@ -141,7 +146,8 @@ def export_arguments(
         return None
     if format is ExportFormat.JSON:
         raise ConfigError(
-            f"{directory} is an evaluation, and its attempts are already JSON: {directory / 'journal.jsonl'}"
+            f"{directory} is an evaluation: --format json is not needed, because {directory / 'journal.jsonl'} already "
+            "contains the attempts as JSON"
         )
     if format is None:
         return [str(directory), *further]

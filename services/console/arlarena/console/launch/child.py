@@ -1,4 +1,4 @@
-"""Starts a child process in its own POSIX session, writes its log, reads the announced address, and stops it."""
+"""Starts a child process in its own POSIX session, writes its output to a log, reads its address, and stops it."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class ProcessReaper:
         self._send(f"+{group}")
 
     def remove(self, group: int) -> None:
-        """Tell the reaper that a process group has ended."""
+        """Tell the reaper that a process group has ended. `group`: the id of the process group."""
         self._send(f"-{group}")
 
     def close(self) -> None:
@@ -123,8 +123,8 @@ class ProcessReaper:
 class Child:
     """A running process, the leader of its own POSIX session. Create it with `start`.
 
-    `log_start`: start of this process's output in the log, in bytes. `started`: start time in seconds since the epoch.
-    `address`: the address that the process announces on stdout.
+    `log_start`: the byte offset in the log at which this process's output starts. `started`: start time in seconds
+    since the epoch. `address`: a future. Its result is the address that the process announces on stdout.
     """
 
     def __init__(
@@ -200,7 +200,8 @@ class Child:
     async def stop(self, grace_s: float) -> int:
         """Stop the process. Returns the exit status.
 
-        Sends SIGTERM to the process, and SIGKILL after `grace_s`. Other processes of its group get SIGKILL at the end.
+        Sends SIGTERM to the process. If the process still runs after `grace_s` seconds, sends SIGKILL to its process
+        group. After the process has exited, the rest of the group gets SIGKILL.
         """
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -213,7 +214,7 @@ class Child:
 
 
 async def _next_line(stream: asyncio.StreamReader) -> bytes:
-    """Returns the next line, or a part of a line that is too long. Returns b"" at the end of the stream."""
+    """Returns the next line. A line above `LINE_LIMIT` is returned in parts. Returns b"" at the end of the stream."""
     try:
         return await stream.readuntil(b"\n")
     except asyncio.IncompleteReadError as error:
@@ -223,7 +224,7 @@ async def _next_line(stream: asyncio.StreamReader) -> bytes:
 
 
 def _launch_line(command: ProcessSpec) -> bytes:
-    """Returns the command as a line for the log."""
+    """Returns a line for the log with the command line. Secrets are masked."""
     record = {"ts": round(time.time(), 3), "level": "info", "service": "console", "event": "launch"}
     return msgspec.json.encode(record | {"argv": masked(command.argv)}) + b"\n"
 

@@ -1,7 +1,7 @@
-"""Selects the environment variables of the launcher's child processes.
+"""Selects the environment variables that the launcher passes to its child processes.
 
-A service gets the variables that it needs, and the variables in `[console] pass_environment`. The environment server
-gets only one secret, its own token, because it runs programs that a model has written.
+A service gets the variables that it needs, and the variables that `[console] pass_environment` lists. The environment
+server gets only one secret, its own token, because it runs programs that a model has written.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from arlarena.proto.config import FILE_SUFFIX
 from arlarena.proto.text.redaction import is_secret
 
 # The variables that every process gets: paths of programs, libraries and folders, the language, and certificates.
-# `NAME_*` matches all names that begin with `NAME_`.
+# `NAME*` matches all names that begin with `NAME`.
 COMMON = (
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_*", "TZ", "TMPDIR", "TEMP", "TMP",
     "PYTHON*", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_*", "MALLOC_*", "ASAN_OPTIONS",
@@ -30,7 +30,7 @@ ENVIRONMENT_SERVER = (
     *PROXIES, *HUB, "OMP_*", "ARLARENA_ENVIRONMENT_*", "ALFWORLD_DATA", "TIR_MATH_DATA", "WEBSHOP_DATA", "DOCKER_HOST",
     "CONTAINER_HOST",
 )  # fmt: skip
-# For each service: variables with its settings, and variables of the libraries that it uses.
+# For each service: the variables that contain its settings, and the variables of the libraries that it uses.
 SERVICES: dict[str, tuple[str, ...]] = {
     "broker": (),
     "reaper": (),
@@ -47,7 +47,7 @@ SERVICES: dict[str, tuple[str, ...]] = {
         "TRACKIO_*",
     ),
 }  # fmt: skip
-# These services get only the listed secrets. Other services also get the secrets among their variables.
+# These services get only the secrets in this table. Other services also get secrets that match their patterns.
 ALLOWED_SECRETS = {
     "env_server": ("ARLARENA_ENVIRONMENT_TOKEN",),
     "page": ("ARLARENA_PAGE_TOKEN",),
@@ -61,9 +61,9 @@ def child_environment(service: str, environment: Mapping[str, str], extra: Colle
 
     Args:
         service: a key of `SERVICES`.
-        environment: the launcher's environment.
-        extra: more variables to pass (`[console] pass_environment`): names, or prefixes such as `MY_*`. For a service
-            in `ALLOWED_SECRETS`, a prefix passes no secrets. A secret is then passed only if its full name is listed.
+        environment: the environment variables of the launcher.
+        extra: more variables to pass (`[console] pass_environment`): names, or prefixes such as `MY_*`. If `service` is
+            in `ALLOWED_SECRETS`, a prefix passes no secrets, and a secret must be listed with its full name.
     """
     patterns = (*COMMON, *SERVICES[service], *extra)
     selected = {name: value for name, value in environment.items() if _matches(name, patterns)}

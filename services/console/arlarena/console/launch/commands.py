@@ -1,4 +1,4 @@
-"""Builds the command lines of a run's processes. Other modules start the processes."""
+"""Builds the command lines of the processes of a run. Other modules start the processes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ def _with_variable(command: ProcessSpec, name: str, value: str) -> ProcessSpec:
 
 @dataclass(frozen=True, slots=True)
 class Commands:
-    """Builds the commands of one run."""
+    """Builds the commands of one run.
+
+    The methods `environment_server` and `inference` have the parameters of `Spec.command`.
+    """
 
     config: RunConfig
     run: RunDirectory
@@ -77,7 +80,7 @@ class Commands:
 
     @property
     def tokenizer(self) -> str:
-        """The tokenizer of the workers: a directory, or a name on the Hub."""
+        """The tokenizer that the workers use: a directory, or a name on the Hub."""
         return self.config.part("policy", PolicyKeys, "tokenizer").tokenizer or self.policy
 
     @property
@@ -119,7 +122,7 @@ class Commands:
         )  # fmt: skip
 
     def demonstrate(self, environment_address: AnyAddress, split: str, count: int, out: Path) -> ProcessSpec:
-        """Returns the command that records the expert on `count` tasks of `split`."""
+        """Returns the command that records the expert's episodes of `count` tasks of `split` in the file `out`."""
         counts = self.config.demonstrations
         return self._python(
             out.stem, 1, "arlarena.rollout", "demonstrate", "--config", self.run.config,
@@ -139,7 +142,7 @@ class Commands:
         return self._on_gpus("clone", command)
 
     def evaluate(self, label: str, environment_address: AnyAddress, inference_address: AnyAddress) -> ProcessSpec:
-        """Returns the command that evaluates the served weights on the fixed evaluation set."""
+        """Returns the command that evaluates the policy server's current weights. `label`: "before" or "after"."""
         return self._python(
             f"evaluate-{label}", 1, "arlarena.rollout", "evaluate", "--config", self.run.config,
             "--environment-url", environment_address.url, "--inference-url", inference_address.url,
@@ -151,7 +154,8 @@ class Commands:
     ) -> ProcessSpec:
         """Returns the command of a rollout worker.
 
-        `name`: different for each start, because the broker still assigns groups to the name of an earlier process.
+        `name`: the worker's name in the broker. Use a new name for each start, because the broker may still assign
+        groups to the name of an earlier process.
         """
         command = self._python(
             log, 1, "arlarena.rollout", "worker", "--config", self.run.config,
@@ -163,7 +167,7 @@ class Commands:
     def train(
         self, resume: bool, environment_address: AnyAddress, inference_address: AnyAddress, redis_url: str
     ) -> ProcessSpec:
-        """Returns the command of the trainer."""
+        """Returns the command of the trainer. `resume`: True if training continues from the newest checkpoint."""
         command = self._python(
             "trainer", self.config.threads("trainer"), "arlarena.trainer", "train", "--config", self.run.config,
             "--model", self.initial_policy, "--run-dir", self.run.path, "--run-name", self.run.state.id,

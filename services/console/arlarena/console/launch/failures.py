@@ -1,4 +1,4 @@
-"""Finds the reason for a service's exit in the service's log. The reason is one line, and never a stack trace."""
+"""Finds in a service's log why the service exited. The result is one line, not a stack trace."""
 
 from __future__ import annotations
 

@@ -23,13 +23,14 @@ class HealthCheck(Protocol):
     async def __call__(self, address: AnyAddress | None, started: float, timeout_s: float) -> str | None:
         """Returns None if the process is healthy, else the problem.
 
-        `started`: the start time of the process. A restart changes it. `timeout_s`: maximum duration of the check.
+        `started`: the start time of the process. It is different after a restart. `timeout_s`: maximum duration of the
+        check.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class HttpHealth:
-    """The process is healthy if `GET path` responds with status 200."""
+    """A check by HTTP. The process is healthy if `GET path` responds with status 200."""
 
     path: str = "/health"
 
@@ -53,10 +54,10 @@ class HttpHealth:
 
 @dataclass(slots=True)
 class Activity:
-    """The process is healthy if one of the files changed in the last `hang_timeout_s` seconds.
+    """A check of files. The process is healthy if one of `files` changed in the last `hang_timeout_s` seconds.
 
-    A process that waits for another service writes nothing. Therefore `hang_timeout_s` must be longer than a restart of
-    another service takes. Times are from the monotonic clock: changes of the system clock have no effect.
+    A process that waits for another service writes nothing. Therefore `hang_timeout_s` must be longer than the restart
+    of another service. Times are from the monotonic clock. Changes of the system clock have no effect.
     """
 
     files: tuple[Path, ...]

@@ -1,7 +1,7 @@
 """`arlarena up`: executes one run, from the configuration to the report (stages: pipeline.py).
 
-Each service is a separate process, and each stage runs in separate processes. `--resume` skips finished stages. A
-service that exits unexpectedly is restarted. At the end, and after an error, all processes are stopped.
+Each service and each command of a stage is a separate process. `--resume` skips finished stages. The launcher restarts
+a service that exits unexpectedly. At the end, and after an error, the launcher stops all processes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class LaunchRequest:
     directory: Path | None = None
     start: ExistingRunPolicy = ExistingRunPolicy.NEW
     plugins: tuple[str, ...] = ()
-    addresses: ServiceAddresses | None = None  # of services that run elsewhere (`--attach`); None: start all
+    addresses: ServiceAddresses | None = None  # with `--attach`: the services' addresses; None: start all services
 
     @property
     def command(self) -> str:
@@ -67,7 +67,9 @@ class LaunchRequest:
 
 
 async def prepare(request: LaunchRequest) -> tuple[RunConfig, RunDirectory]:
-    """Check the configuration with every service, then open the run directory. Returns configuration and directory.
+    """Check the configuration, then open the run directory. Returns the configuration and the run directory.
+
+    If a finished run is resumed, services do not check the configuration.
 
     Raises:
         ConfigError, LaunchError: a check failed. No service was started, and no file of the run was changed.
@@ -93,13 +95,13 @@ def _refuse_another_experiment(run: RunDirectory, new: RunConfig) -> None:
     old = RunConfig(run.config, read_with_secrets(run.config))
     if keys := old.differences(new):
         raise ConfigError(
-            f"{run.path} was started with other settings ({', '.join(keys)}): "
-            f"resume with `{resume_command(run)}`, or start from the beginning with --fresh"
+            f"{run.path} was started with other values of {', '.join(keys)}: "
+            f"either resume with `{resume_command(run)}`, or start a new run with --fresh"
         )
 
 
 def resume_command(run: RunDirectory, *, attached: bool = False) -> str:
-    """Returns the command that resumes a run. The run's copy of the configuration contains the overrides."""
+    """Returns the command that resumes a run. It needs no overrides: the run's `config.toml` contains them."""
     return command_line(["up", str(run.config), "--attach" if attached else "--resume"])
 
 
@@ -117,7 +119,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
-        """Install the signal handlers in the running event loop, and remove them at the end of the `with` block."""
+        """Install the signal handlers in the running event loop. The end of the `with` block removes them."""
         loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         for number in numbers:
             loop.add_signal_handler(number, self._handle, number)
@@ -135,9 +137,9 @@ async def launch(
     signals: StopSignals,
     addresses: ServiceAddresses | None = None,
 ) -> dict[str, Any]:
-    """Execute the run until its end or until a signal, then stop all processes. Returns the summary.
+    """Execute the run until it has finished or a signal arrives, then stop all processes. Returns the summary.
 
-    `addresses`: of services that run elsewhere (`--attach`); None: the run starts its own services.
+    `addresses`: with `--attach`, the addresses of the services. If it is None, the run starts its own services.
 
     Raises:
         LaunchError: the run failed.

@@ -50,7 +50,7 @@ STAGES = (
 
 
 class Pipeline:
-    """One run. `execute` runs the stages in order. Each other method is one stage or a part of a stage."""
+    """Executes the stages of one run. Each private method is one stage or a part of a stage."""
 
     def __init__(self, config: RunConfig, run: RunDirectory, view: View, supervisor: Supervisor) -> None:
         self.config, self.run, self.view, self.supervisor = config, run, view, supervisor
@@ -63,7 +63,7 @@ class Pipeline:
         """Run every unfinished stage. Returns the summary.
 
         Raises:
-            LaunchError: a stage failed, or a service failed too often.
+            LaunchError: a stage failed, or a service failed and cannot be restarted.
         """
         if not self.run.state.finished:
             await self._stage("broker", self._start_broker)
@@ -91,7 +91,7 @@ class Pipeline:
         return result
 
     async def _run_if_unfinished(self, name: str, work: Callable[[], Awaitable[Any]]) -> None:
-        """Run a stage that writes its result to disk. Skip the stage if it finished in an earlier start of the run."""
+        """Run a stage that writes its result to disk. Skip the stage if an earlier start of the run finished it."""
         if name in self.run.state.stages:
             self.view.end(name, "skipped")
             return
@@ -101,7 +101,7 @@ class Pipeline:
         self.save()
 
     def save(self) -> None:
-        """Save the state of the run."""
+        """Write the running time and the restarts of services to `run.json`."""
         self.run.state.wall_s = self._wall_before + time.monotonic() - self._began
         for name, service in self.supervisor.services.items():
             if service.restarts:
@@ -211,7 +211,7 @@ class Pipeline:
         return Spec(name, command, health, listens=False)
 
     async def _evaluate_after(self) -> str:
-        """Evaluate the final weights. If the policy server serves other weights, first give it the final weights."""
+        """Evaluate the final weights. If the policy server serves other weights, first replace them."""
         newest = await asyncio.to_thread(newest_version, self.run.weights)
         if newest and await served_digest(self.inference) != newest.version.digest:
             await self._serve_final_weights(newest)
@@ -239,16 +239,16 @@ class Pipeline:
 
 @dataclass(frozen=True, slots=True)
 class CommittedVersion:
-    """A complete version of the weights in the folder `directory`."""
+    """A complete version of the policy's weights. `directory`: the folder with its files."""
 
     directory: Path
     version: PolicyVersion
 
 
 def newest_version(weights: Path) -> CommittedVersion | None:
-    """Returns the newest version in the folder `weights`, or None if there is no version.
+    """Returns the newest complete version in the folder `weights`, or None if there is no complete version.
 
-    Ignores versions without the file `COMMITTED`. Such versions are incomplete.
+    A version without the file `COMMITTED` is incomplete.
     """
     committed = sorted(path.parent for path in weights.glob("v*/COMMITTED"))
     if not committed:

@@ -32,11 +32,11 @@ Check = Callable[[RunConfig], Iterable[str]]
 
 
 async def check_before_start(config: RunConfig, directory: Path) -> RunConfig:
-    """Run all checks. Returns the configuration with absolute paths in the environment's options.
+    """Run all checks. Returns the configuration, with absolute paths in the environment's options.
 
     Raises:
-        ConfigError: checks failed. The message has one line per problem.
-        LaunchError: the only problems are ports in use (exit status 3).
+        ConfigError: a check failed. The message has one line per problem.
+        LaunchError: all problems concern ports (see `port_problems`). The exit status is 3.
     """
     if config.policy_path is not None:
         await asyncio.to_thread(fetch_policy, config)
@@ -66,7 +66,10 @@ def run_checks(checks: Iterable[Check], config: RunConfig) -> list[str]:
 
 
 def fetch_policy(config: RunConfig) -> None:
-    """Download the policy if it is on the Hub. Ignores errors, because the trainer's check reports them."""
+    """Download the policy into the local cache if `[policy] path` is a name on the Hub.
+
+    Ignores errors, because the trainer's check reports them.
+    """
     try:
         local_model(config.policy_path or "")
     except ConfigError:
@@ -74,7 +77,7 @@ def fetch_policy(config: RunConfig) -> None:
 
 
 def _split(info: Info, name: str, setting: str) -> Split | str:
-    """Returns the split `name`, or an error message."""
+    """Returns the split `name`. If it does not exist, returns an error message that begins with `setting`."""
     try:
         return find_split(info, name, setting)
     except ConfigError as error:
@@ -82,7 +85,7 @@ def _split(info: Info, name: str, setting: str) -> Split | str:
 
 
 def split_problems(config: RunConfig, info: Info) -> Iterator[str]:
-    """Yields an error message for each split that is missing, is too small, or needs an expert but has none."""
+    """Yields error messages for splits that are missing or too small, and for a missing expert."""
     source = config.source
     expert_splits = config.part("environment", EnvironmentKeys, "expert_splits").expert_splits
     played = config.part("trainer", TrainerKeys, "task_split")
@@ -106,7 +109,7 @@ def _demonstration_problems(config: RunConfig, info: Info, expert_splits: tuple[
     if "expert" not in info.capabilities:
         yield (
             f"{source}: [clone] records the environment's expert, and {info.name} has no expert with these options: "
-            f"remove the table [clone], or record a model with "
+            f"either remove the table [clone], or record the episodes of a model with "
             f"`{shlex.join(module('arlarena.rollout', 'demonstrate', '--teacher-url', 'URL'))} …`"
         )
         return
@@ -123,33 +126,34 @@ def _demonstration_problems(config: RunConfig, info: Info, expert_splits: tuple[
 
 
 def engine_problems(config: RunConfig) -> Iterator[str]:
-    """Yields an error message if the engine is not installed, or does not work with the transport of weights."""
+    """Yields error messages if vLLM is not installed, or if the engine does not support `[trainer] push_transport`."""
     source, server = config.source, config.part("inference", InferenceKeys, "engine", "vllm_python")
     if server.engine == "vllm" and not server.vllm_python.exists():
         yield (
-            f'{source}: [inference] engine = "vllm": vllm_python = "{server.vllm_python}" does not exist; install '
-            f'vLLM with `make setup EXTRA=vllm`, or set engine = "embedded", which works without vLLM'
+            f'{source}: [inference] engine = "vllm", but [inference] vllm_python = "{server.vllm_python}" does not '
+            f'exist: either install vLLM with `make setup EXTRA=vllm`, or set [inference] engine = "embedded"'
         )
     yield from transport_problems(config)
 
 
 def transport_problems(config: RunConfig) -> Iterator[str]:
-    """Yields an error message if the transport of weights does not work with the engine or with the engine's device."""
+    """Yields error messages if the policy server's engine or device does not support `[trainer] push_transport`."""
     source, server = config.source, config.part("inference", InferenceKeys, "engine", "vllm_device")
     transport = config.part("trainer", TrainerKeys, "push_transport").push_transport
     if server.engine == "embedded" and transport in ("nccl", "gloo"):
         yield (
-            f'{source}: [trainer] push_transport = "{transport}" needs [inference] engine = "vllm"; for the '
-            f'embedded engine, set push_transport to "shared" or "http"'
+            f'{source}: [trainer] push_transport = "{transport}" needs [inference] engine = "vllm"; with the '
+            f'engine "embedded", set [trainer] push_transport to "shared" or "http"'
         )
     if server.engine == "vllm" and server.vllm_device == "cpu" and transport == "nccl":
         yield (
-            f'{source}: [trainer] push_transport = "nccl" needs GPUs, but [inference] vllm_device = "cpu"; use "gloo"'
+            f'{source}: [trainer] push_transport = "nccl" needs a GPU, but [inference] vllm_device = "cpu": set '
+            f'[trainer] push_transport = "gloo"'
         )
 
 
 def limit_problems(config: RunConfig) -> Iterator[str]:
-    """Yields an error message for each limit that is too low for the settings of trainer or workers."""
+    """Yields an error message for each limit that is too low for the settings of the trainer or the workers."""
     source, play, server = (
         config.source,
         config.part("rollout", RolloutKeys),
@@ -190,7 +194,7 @@ def limit_problems(config: RunConfig) -> Iterator[str]:
 
 
 def broker_problems(config: RunConfig) -> Iterator[str]:
-    """Yields an error message if the user's Redis cannot be used, or if a local server is needed but not installed."""
+    """Yields an error message if the user's Redis cannot be used. Without a URL, checks that a server is installed."""
     url = external_broker_url(config.broker)
     try:
         if url:
@@ -202,7 +206,10 @@ def broker_problems(config: RunConfig) -> Iterator[str]:
 
 
 def write_problems(directory: Path) -> list[str]:
-    """Returns an error message if no file can be created in `directory`, or in its first existing parent."""
+    """Returns an error message if no file can be created in `directory`.
+
+    If `directory` does not exist, checks its nearest existing parent folder.
+    """
     existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if existing == directory and not existing.is_dir():
         return []  # RunDirectory.open reports that `directory` is a file
@@ -210,11 +217,13 @@ def write_problems(directory: Path) -> list[str]:
         with tempfile.TemporaryDirectory(dir=existing, prefix=".arlarena-"):
             return []
     except OSError as error:
-        return [f"{existing} cannot be written ({error.strerror}): choose another --run-dir than {directory}"]
+        return [
+            f"{existing} cannot be written ({error.strerror}): use --run-dir with another directory than {directory}"
+        ]
 
 
 def port_problems(config: RunConfig) -> Iterator[str]:
-    """Yields an error message for each fixed port that is in use, or is set in two tables."""
+    """Yields an error message for each fixed port that is in use, cannot be bound, or is set in two tables."""
     ports = {"environment": config.port("environment"), "inference": config.port("inference")}
     if not external_broker_url(config.broker):
         ports["redis"] = config.broker.port
@@ -223,7 +232,7 @@ def port_problems(config: RunConfig) -> Iterator[str]:
         if not port:
             continue
         if port in asked:
-            yield f"port {port} is set in [{asked[port]}] and [{table}]: set another port, or 0 for a free one"
+            yield f"port {port} is set in [{asked[port]}] and [{table}]: set another port in [{table}] (0: a free port)"
         elif problem := _port_problem(table, port):
             yield problem
         asked.setdefault(port, table)
@@ -237,5 +246,5 @@ def _port_problem(table: str, port: int) -> str | None:
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE
             problem = "is in use by another program" if taken else f"cannot be used ({error.strerror})"
-            return f"port {port} of [{table}] {problem}: set another port there, or 0 for a free one"
+            return f"port {port} of [{table}] {problem}: set another port in [{table}] (0: a free port)"
     return None

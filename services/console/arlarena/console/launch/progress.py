@@ -30,7 +30,7 @@ MARKS: dict[Status, tuple[str, str]] = {
 
 
 def shown(text: str) -> str:
-    """Returns `text` with masked secrets and escaped control characters. `text` may contain output of services."""
+    """Returns `text` without secrets and with escaped control characters. `text` may contain output of services."""
     return printable(redact(text))
 
 
@@ -76,7 +76,7 @@ class View:
         self.console.print(_text(text, style), soft_wrap=True)
 
     def notice(self, text: str) -> None:
-        """Print a message above the table."""
+        """Print a message. On a terminal, the message is above the table."""
         self._print(f"[{duration(self._elapsed())}] {text}", "yellow")
 
     def begin(self, name: str) -> None:
@@ -95,10 +95,10 @@ class View:
             self._print(f"[{duration(self._elapsed())}] {name}: {outcome}{f', {note}' if note else ''}")
 
     def tick(self) -> None:
-        """Update the view. Call `tick` at regular intervals.
+        """Print the progress if the output is not a terminal. Call `tick` at regular intervals.
 
-        If the output is not a terminal, prints a line for each new progress record. After `QUIET_S` seconds without
-        output, prints the state of the stage again.
+        Prints a line for each new progress record. After `QUIET_S` seconds without output, prints the state of the
+        stage again.
         """
         if self._live or time.monotonic() - self._last < self._interval:
             return

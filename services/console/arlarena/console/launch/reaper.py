@@ -23,8 +23,8 @@ POLL_S = 0.05
 def is_running(pgid: int) -> bool:
     """True if a process belongs to the process group with this id.
 
-    Returns False if the group belongs to another user. In this case the launcher's child has ended, and the system has
-    given the same id to another process.
+    Returns False if the group belongs to another user. The launcher's child has then ended, and the system has given
+    the same id to another process.
     """
     try:
         os.killpg(pgid, 0)
@@ -40,7 +40,7 @@ def send(pgid: int, number: int) -> None:
 
 
 def read_remaining_groups(lines: Iterable[str]) -> set[int]:
-    """Read commands until end of file. Returns the ids of the process groups that started and did not end."""
+    """Read commands until end of file. Returns the ids of the process groups that have started and not ended."""
     pgids: set[int] = set()
     for line in lines:
         sign, number = line[:1], line[1:].strip()
@@ -65,7 +65,7 @@ def end(pgids: set[int], grace_s: float) -> None:
 
 
 def main() -> None:
-    """Run `python -m arlarena.console.launch.reaper GRACE_S`."""
+    """Run the reaper: `python -m arlarena.console.launch.reaper GRACE_S`. `GRACE_S`: the grace period in seconds."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     end(read_remaining_groups(sys.stdin), float(sys.argv[1]))

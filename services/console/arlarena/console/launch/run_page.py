@@ -13,8 +13,8 @@ from arlarena.console.launch.supervisor import EXIT_PORT
 from arlarena.console.rundir import RunDirectory
 from arlarena.console.settings import ConsoleSettings, inherited
 
-# With this niceness, and training on all cores, the page gets about a tenth of a core. A new step then appears on the
-# page within seconds.
+# While training uses all cores, a process with this niceness gets about a tenth of a core. A new step still appears on
+# the page within seconds.
 NICE = 10
 STOP_S = 2.0
 
@@ -39,11 +39,11 @@ class RunPage:
             if code == EXIT_PORT and self._settings.page_port:
                 code = await self._serve_on(0)
         except Exception as error:  # an error of the page must not end the run
-            self._notice(f"the page cannot be started: {error}; the run continues without a page")
+            self._notice(f"the run page cannot be started: {error}; the run continues without a page")
             return
         log, start = self._run.log("page"), self._child.log_start if self._child else 0
         reason = f": {last_error(log, start)}" if code > 0 else ""
-        event = f"the page has ended ({describe_exit(code)}){reason} [log: {log}]"
+        event = f"the run page has ended ({describe_exit(code)}){reason} [log: {log}]"
         self._notice(f"{event}; the run continues without a page")
 
     async def _serve_on(self, port: int) -> int:

@@ -1,4 +1,4 @@
-"""Supervises the run's broker. A local server is restarted with its data. An external server is only checked."""
+"""Supervises the run's broker: restarts a local server with its data, and only checks an external server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from arlarena.console.settings import ConsoleSettings
 
 
 class BrokerService:
-    """Supervises a broker (see `supervisor.Supervised`)."""
+    """Supervises a broker. It has the interface `supervisor.Supervised`."""
 
     def __init__(
         self,
@@ -102,8 +102,8 @@ class BrokerService:
     async def _restart(self, problem: str) -> int:
         """Kill the server and start it again on the same port and data.
 
-        Returns the count of failed checks for `_keep_running`. After a successful start, the count is 0. If the start
-        fails, the count is `health_failures`, and the next failed check then causes another restart.
+        Returns the number of failed checks for `_keep_running`. After a successful start, this number is 0. If the
+        start fails, it is `health_failures`. The next failed check then causes another restart.
         """
         self.state = "restarting"
         self.restarts += 1

@@ -27,12 +27,12 @@ class Spec:
     """The specification of a supervised service.
 
     `command(address, restarts)` builds the command line. `address` is None at the first start. At a restart, `address`
-    is the address of the first start. The port then stays the same. `listens`: True if the service announces an
-    address. It is ready when it has announced the address and is healthy. `exits_normally`: exit status 0 is the normal
-    end of the service.
+    is the address of the first start, because the port must stay the same. `listens`: True if the service announces an
+    address. Such a service is ready when it has announced the address and is healthy. `exits_normally`: exit status 0
+    is the normal end of the service.
 
-    `is_stage`: the service is one stage of the run and ends by itself. It is restarted if it hung or if a signal killed
-    it. It is not restarted if it exits with a nonzero status.
+    `is_stage`: the service is a command of a stage and ends by itself. It is restarted if it hangs or if a signal kills
+    it. It is not restarted after a nonzero exit status.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Spec:
 
 
 class Supervised(Protocol):
-    """A supervised `Service` or broker.
+    """The interface of `Service` and `BrokerService`.
 
     `done`: a future. It gets the result None at the normal end, and a LaunchError at a permanent failure.
     """
@@ -154,7 +154,7 @@ class Service:
             await asyncio.sleep(min(0.1, self.settings.health_interval_s))
 
     async def _keep_running(self) -> None:
-        """Watch the process and restart it after failures. Returns after a normal end or a permanent failure."""
+        """Watch the process and restart it after a failure. Returns after a normal end or a permanent failure."""
         while True:
             assert self.child is not None
             began = time.monotonic()
@@ -215,7 +215,7 @@ class Service:
                 hung.cancel()
 
     async def _wait_until_hung(self, child: Child) -> str:
-        """Check the health at intervals. Returns the problem after `health_failures` failed checks in a row."""
+        """Check the health again and again. Returns the problem after `health_failures` failed checks in a row."""
         assert self.spec.health is not None
         failed = 0
         while True:
@@ -246,7 +246,7 @@ class Supervisor:
         self._notice = notice
 
     async def start(self, spec: Spec) -> Service:
-        """Start a service and wait until it is ready. Returns the service. Raises the same errors as `add`."""
+        """Start a service and wait until it is ready. Returns the service. Raises LaunchError (see `add`)."""
         service = Service(spec, self.settings, self.reaper, self._notice)
         await self.add(spec.name, service)
         return service
@@ -255,22 +255,22 @@ class Supervisor:
         """Start and supervise `service`. Waits until it is ready.
 
         Raises:
-            LaunchError: the service does not become ready, or another service failed at the same time.
+            LaunchError: the service does not become ready, or another service fails permanently before it is ready.
         """
         self.services[name] = service
         await self.race(service.start())
 
     async def stop(self, name: str) -> None:
-        """Stop a service, and remove it from `services` afterwards. Until then, `kill` can still kill the service."""
+        """Stop a service, then remove it from `services`. While the service stops, `kill` can still kill it."""
         if service := self.services.get(name):
             await service.stop()
             self.services.pop(name, None)
 
     async def run(self, name: str, command: ProcessSpec, health: HealthCheck | None, timeout_s: float) -> None:
-        """Run a command as a stage, and wait for its end.
+        """Run a stage's command as the service `name`, and wait for its end.
 
         Raises:
-            LaunchError: the command fails, hangs or takes longer than `timeout_s`, or a service fails.
+            LaunchError: the command fails or takes longer than `timeout_s`, or a service fails permanently.
         """
         spec = Spec(name, lambda address, restarts: command, health, listens=False, exits_normally=True, is_stage=True)
         stage = Service(spec, self.settings, self.reaper, self._notice)
@@ -284,7 +284,7 @@ class Supervisor:
             await self.stop(name)
 
     async def race(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Await `work` and return its result. If a service fails permanently before, cancel `work`.
+        """Await `work` and return its result. If a service fails permanently before `work` ends, cancel `work`.
 
         Raises:
             LaunchError: a service has failed permanently.

@@ -32,7 +32,8 @@ GRACE_S = 3
 class ViewRequest:
     """The arguments of `arlarena view`.
 
-    `play`: whether people may play; None: only if `host` is a loopback address. `wait`: start even without a run.
+    `names`: further host names of the page. `play`: whether people may play environments. If it is None, they may play
+    only if `host` is a loopback address. `wait`: start even if there is no run yet.
     """
 
     runs: Sequence[Path]
@@ -50,13 +51,14 @@ def view(request: ViewRequest) -> None:
     """Serve the page until SIGINT or SIGTERM.
 
     Raises:
-        ConfigError: there is no run, or the address needs a token.
-        LaunchError: the port is in use.
+        ConfigError: there is no run, a file with the token cannot be used, or `request.host` needs a token.
+        LaunchError: the address cannot be bound, for example because the port is in use.
     """
     token = page_token(request.token_file)
     if token is None and not is_loopback(request.host):
         raise ConfigError(
-            f"--host {request.host} is reachable from other machines: use --token-file FILE, or set ARLARENA_PAGE_TOKEN"
+            f"--host {request.host} is reachable from other machines: either use --token-file FILE, or set "
+            "ARLARENA_PAGE_TOKEN"
         )
     catalog = Catalog(list(request.runs), request.cache or page_cache_folder(), wait=request.wait)
     rules = AccessRules(request.host, token, request.names)

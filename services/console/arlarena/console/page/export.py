@@ -34,7 +34,9 @@ Row = Mapping[str, Any]
 
 
 def export_run(run: Path, kind: str, folder: Path) -> list[Path]:
-    """Write `metrics` and `episodes` of a run to `folder` in the format `kind`. Returns the paths of the files.
+    """Write the metrics and the episodes of a run to `folder`. Returns the paths of the files.
+
+    `kind`: the format, a key of `SUFFIXES`.
 
     Raises:
         ConfigError: `folder` is inside the run, or pyarrow is missing.

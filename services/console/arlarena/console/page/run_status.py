@@ -23,7 +23,7 @@ MAX_SHOWN_ALARMS = 20
 
 
 def run_state(files: BoundedFiles, metrics: MetricsTable, alarms: int) -> dict[str, Any]:
-    """Returns the values of a run that lists show. Unrecorded values are None. `alarms`: number of alarms."""
+    """Returns the values that are shown in lists of runs. Unrecorded values are None. `alarms`: number of alarms."""
     state, tables = read_object(files, "run.json"), configuration(files)
     summary, trainer = read_object(files, "summary.json"), table(tables, "trainer")
     by_label = {each["label"]: each["success"] for each in evaluations(files)}
@@ -49,7 +49,7 @@ def run_state(files: BoundedFiles, metrics: MetricsTable, alarms: int) -> dict[s
 
 
 def run_facts(files: BoundedFiles) -> dict[str, Any]:
-    """Returns the values of a run that lists do not show, such as its stages, ending and evaluations."""
+    """Returns the values that are not shown in lists of runs, such as the run's stages, ending and evaluations."""
     state = read_object(files, "run.json")
     return {
         "command": state.get("command") or None,

@@ -40,7 +40,7 @@ class PageRun:
     """One run of the page: its files, its metrics and its index."""
 
     def __init__(self, id: str, path: Path, cache: Path) -> None:
-        """Open the run. `cache`: the folder of the index."""
+        """Open the run in the directory `path`. `cache`: the folder for the index."""
         self.id = id
         self.files = BoundedFiles(path)
         self.metrics = MetricsTable(self.files)
@@ -52,7 +52,7 @@ class PageRun:
         self._alarms: tuple[object, list[dict[str, Any]]] = (None, [])
 
     def alarms(self, limit: int) -> tuple[int, list[dict[str, Any]]]:
-        """Returns the number of alarms, and the newest `limit` alarms. Reads the logs only if they have changed."""
+        """Returns (number of alarms, the newest `limit` alarms). Reads the logs only if they have changed."""
         state = [(file.name, file.size) for file in self.files.list("logs", ".log")]
         if self._alarms[0] != state:
             self._alarms = (state, logged_alarms(self.files))
@@ -74,13 +74,13 @@ class PageRun:
         return phase(self.files, time.time())
 
     def gamma(self) -> float:
-        """The discount factor of step returns: `gamma` of `[trainer.recipe_overrides]`, else 0.95."""
+        """Returns the discount factor of step returns: `[trainer.recipe_overrides] gamma`, else 0.95."""
         overrides = table(table(configuration(self.files), "trainer"), "recipe_overrides")
         gamma = overrides.get("gamma", 0.95)
         return float(gamma) if isinstance(gamma, int | float) else 0.95
 
     def index_state(self) -> dict[str, Any]:
-        """Returns the progress of the index."""
+        """Returns the progress of the index as an object of the API."""
         found = self.index.progress
         shown = {"ready": found.ready, "progress": round(found.share, 4), "episodes": found.episodes}
         return shown | {"problems": found.problems} | ({"error": found.error} if found.error else {})
@@ -145,7 +145,10 @@ def is_run(folder: Path) -> bool:
 
 
 def below(folder: Path, depth: int) -> list[Path]:
-    """Returns `folder` if it is a run. Otherwise returns the runs in its subfolders, down to `depth` levels."""
+    """Returns the run directories in `folder` and in its subfolders, up to `depth` levels below `folder`.
+
+    A run directory is not searched. Therefore the result is [`folder`] if `folder` is a run directory.
+    """
     if is_run(folder):
         return [folder]
     if depth == 0:
@@ -158,12 +161,13 @@ def below(folder: Path, depth: int) -> list[Path]:
 
 
 class Catalog:
-    """At most `MAX_RUNS` runs of a page, by id. `rescan` adds runs that were created after the last search."""
+    """The runs of a page by their id, at most `MAX_RUNS`. `rescan` adds runs that are newer than the last search."""
 
     def __init__(self, folders: Sequence[Path], cache: Path, interval_s: float = 1.0, *, wait: bool = False) -> None:
         """Find the runs.
 
-        `wait`: accept folders that do not exist yet, or contain no run yet.
+        `interval_s`: pause between two updates of the indices, in seconds. `wait`: accept folders that do not exist yet
+        or contain no run yet.
 
         Raises:
             ConfigError: `wait` is False, and a folder does not exist or contains no run.
@@ -213,11 +217,11 @@ class Catalog:
             run.database.close()
 
     def runs(self) -> list[PageRun]:
-        """The runs, in the order in which they were found."""
+        """Returns the runs, in the order in which they were found."""
         with self._lock:
             return list(self._runs.values())
 
     def get(self, id: str) -> PageRun | None:
-        """Returns a run, or None."""
+        """Returns the run with this id, or None if there is no such run."""
         with self._lock:
             return self._runs.get(id)

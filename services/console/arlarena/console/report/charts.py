@@ -24,8 +24,8 @@ Records = Sequence[dict[str, Any]]
 class Chart:
     """A chart of training metrics.
 
-    `keys`: the keys of metrics.jsonl to draw. A key is left out if the run did not record it. `names`: labels of the
-    keys. `within`: the largest permitted range of the y axis.
+    `keys`: the metrics to draw, as keys of metrics.jsonl. Metrics that the run did not record are left out. `names`:
+    the label of each metric. `within`: the largest permitted range of the y axis.
     """
 
     title: str
@@ -56,7 +56,7 @@ SHOWN_KEYS = {key for chart in CHARTS for key in chart.keys} | {"step", "schema"
 
 
 def series(records: Records, key: str, name: str) -> Line:
-    """Returns the curve of the metric `key` over the steps. Its label is `name`. Skips values that are not numbers."""
+    """Returns the curve of the metric `key` over the steps. `name`: its label. Skips values that are not numbers."""
     points = [
         (float(record["step"]), float(record[key]))
         for record in records
@@ -70,7 +70,7 @@ def _is_number(value: object) -> bool:
 
 
 def training_charts(steps: Records, summary: dict[str, Any] | None) -> list[Markup]:
-    """Returns the charts of `CHARTS`. A chart is left out if the run has no values for it."""
+    """Returns the charts of `CHARTS`. Charts without recorded values are left out."""
     charts = []
     for chart in CHARTS:
         lines = [series(steps, key, name) for key, name in zip(chart.keys, chart.names, strict=True)]

@@ -11,9 +11,10 @@ from arlarena.proto.text.wording import counted
 
 
 class RunEnding(msgspec.Struct):
-    """Why training ended, after `step` of `steps` steps.
+    """The reason why training ended, after `step` of `steps` steps.
 
-    `limit`: the value of the setting `ended_by`, or None. `detail`: name of the signal, or message of the error.
+    `limit`: the value of the setting in `ended_by`, or None if `ended_by` is not a setting. `detail`: the name of the
+    signal, or the message of the error.
     """
 
     ended_by: Literal["steps", "max_minutes", "max_environment_steps", "signal", "error"]
@@ -24,7 +25,10 @@ class RunEnding(msgspec.Struct):
 
 
 def read_ending(path: Path) -> dict[str, object] | None:
-    """Returns the record. None if the file is missing: training has not ended, or the trainer's process was killed."""
+    """Returns the content of `training.json`, or None if the file is missing or damaged.
+
+    The file is missing until training ends. It is also missing if the trainer was killed.
+    """
     try:
         return msgspec.to_builtins(msgspec.json.decode(path.read_bytes(), type=RunEnding))  # type: ignore[no-any-return]
     except (OSError, msgspec.MsgspecError):
@@ -32,7 +36,10 @@ def read_ending(path: Path) -> dict[str, object] | None:
 
 
 def describe_ending(record: dict[str, object] | None) -> str:
-    """Returns text such as `ended by max_minutes = 9 after 53 of 80 steps`. The text is empty if `record` is None."""
+    """Returns text such as `ended by max_minutes = 9 after 53 of 80 steps`, or "" if `record` is None.
+
+    `record`: the result of `read_ending`.
+    """
     if record is None:
         return ""
     ending = msgspec.convert(record, RunEnding)

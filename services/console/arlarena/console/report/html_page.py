@@ -84,14 +84,17 @@ def _eval_set(path: Path) -> dict[str, Any]:
 
 
 def training_state(run: RunDirectory, steps: Records) -> str:
-    """Returns a text with the reason why training ended, or with the last step. Returns "" before the first step."""
+    """Returns a text with the reason why training ended. Without a recorded reason, the text contains the last step.
+
+    Returns "" before the first step.
+    """
     if ending := describe_ending(read_ending(run.training)):
         return ending
     return f"at step {int(steps[-1]['step']):,}; it is running, or its process was killed" if steps else ""
 
 
 def render(run: RunDirectory, summary: dict[str, Any] | None) -> str:
-    """Returns the page as text. `summary`: None for a run that has not finished."""
+    """Returns the HTML of the report. `summary`: the run's summary, or None if the run has not finished."""
     environment = Environment(
         loader=PackageLoader("arlarena.console.report", "templates"),
         autoescape=True,
@@ -122,6 +125,6 @@ def render(run: RunDirectory, summary: dict[str, Any] | None) -> str:
 
 
 def write_report(run: RunDirectory, summary: dict[str, Any] | None) -> Path:
-    """Write the page atomically. Returns its path."""
+    """Write `report.html` atomically. Returns its path. `summary`: see `render`."""
     write_text(run.report, render(run, summary))
     return run.report

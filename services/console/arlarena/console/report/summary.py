@@ -49,7 +49,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def read_steps(path: Path) -> list[dict[str, Any]]:
-    """Returns the records of metrics.jsonl in the order of the steps. If a step occurs twice, uses the last record."""
+    """Returns the records of metrics.jsonl, sorted by step. If a step occurs twice, returns its last record."""
     steps = {record["step"]: record for record in read_records(path) if isinstance(record.get("step"), int)}
     return [steps[step] for step in sorted(steps)]
 
@@ -78,7 +78,7 @@ def _versions() -> dict[str, str]:
 def summarise(
     run: RunDirectory, environment: str, method: str, seed: int, training_split: str = "train"
 ) -> dict[str, Any]:
-    """Returns the summary of a finished run, from the files of its stages.
+    """Returns the summary of a finished run, from the files of its stages. `training_split`: the split of training.
 
     `groups` counts the groups by outcome. `trained`: used for training. `filtered`: removed by the filter. `stale`: all
     episodes were too old. `empty`: no episode had a turn. `skipped`: the optimiser update was skipped. `dead`: could
@@ -137,7 +137,7 @@ def describe_eval_set(summary: dict[str, Any]) -> str:
 
 
 def describe_filtered(groups: int) -> str:
-    """Returns text such as `55 groups filtered`. The text is empty for 0 groups."""
+    """Returns text such as `55 groups filtered`. Returns "" for 0 groups."""
     return f"{counted(groups, 'group')} filtered" if groups else ""
 
 

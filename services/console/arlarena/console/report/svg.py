@@ -53,7 +53,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Returns about `count` round numbers between `low` and `high`.
 
     Raises:
-        ValueError: not low < high.
+        ValueError: `low` is not below `high`.
     """
     if not low < high:
         raise ValueError(f"low = {low} must be below high = {high}")
@@ -77,7 +77,7 @@ def format_number(value: float) -> str:
 
 
 def labels(values: Sequence[float]) -> list[str]:
-    """Returns axis labels for evenly spaced values. The number of digits makes all labels different."""
+    """Returns axis labels for evenly spaced values. The labels have enough digits to be different."""
     largest = max((abs(value) for value in values), default=0.0)
     if len(values) < 2 or largest >= 1000 or largest < 1e-3:
         return [format_number(value) for value in values]
@@ -87,7 +87,7 @@ def labels(values: Sequence[float]) -> list[str]:
 
 
 def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Returns the points with their y values replaced by the centred moving mean."""
+    """Returns the points with smoothed y values: the mean of a window with the point in its centre."""
     half = max(1, round(len(points) * SMOOTHING / 2))
     smoothed = []
     for index, (x, _) in enumerate(points):
@@ -153,7 +153,7 @@ def _curve(line: Line, index: int, x: Scale, y: Scale) -> list[str]:
 def line_chart(
     title: str, lines: Sequence[Line], marks: Sequence[Mark] = (), within: tuple[float, float] | None = None
 ) -> Markup | None:
-    """Returns a small chart, or None if there is no data. A faint line shows the data, and a bold line its moving mean.
+    """Returns a small line chart, or None if there is no data. A bold line shows the moving mean of a curve.
 
     At most two marks are drawn. The label of the first mark is on the left, and the label of the second mark on the
     right. `within`: the largest permitted range of the y axis.
@@ -194,7 +194,7 @@ def interval_chart(
 
     `classes`: names of the classes of tasks. `series`: pairs of a name and a list with one estimate per class.
 
-    Each class is a column. If the name of a class is wider than a column, each class is a row instead.
+    The chart has one column per class. If a name is wider than a column, the chart has one row per class instead.
     """
     if not classes or not any(estimate for _, estimates in series for estimate in estimates):
         return None
@@ -226,7 +226,7 @@ def _tooltip(name: str, group: str, estimate: Estimate) -> str:
 def _interval_rows(
     title: str, classes: Sequence[str], series: Sequence[tuple[str, Sequence[Estimate | None]]]
 ) -> Markup:
-    """Draw one row per class. The name of the class is above its intervals."""
+    """Returns a chart with one row per class. The name of the class is above its intervals."""
     bottom = TOP + ROW * len(classes)
     x = Scale(0.0, 1.0, RIGHT, WIDTH - 2 * RIGHT)
     parts = []

@@ -26,7 +26,7 @@ Score = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its heading, and a function that returns the text of a row's cell.
+    """A column of a table. `cell`: a function that returns the text of the column's cell in a row.
 
     `page_only`: True if the terminal does not show the column.
     """
@@ -108,7 +108,7 @@ def scores_table(summary: dict[str, Any]) -> Table:
 
 
 def kinds_table(summary: dict[str, Any]) -> Table | None:
-    """Returns the success rates before and after training by kind of task. None if the environment has no kinds."""
+    """Returns a table of the success rates by kind of task. Returns None if the environment has no kinds of tasks."""
     rows = class_rows(summary["before"], summary["after"], "by_kind", "kind")
     if not rows:
         return None

@@ -38,7 +38,11 @@ _INSERT = f"INSERT OR REPLACE INTO episodes (id, {', '.join(COLUMNS)}) VALUES (?
 
 @dataclass(frozen=True, slots=True)
 class IndexProgress:
-    """Progress of an index. `share`: finished share, in [0, 1]. `error`: the reason why indexing failed, or ""."""
+    """Progress of an index. `ready`: whether the index is complete. `share`: the finished share, in [0, 1].
+
+    `episodes`: number of indexed episodes. `problems`: number of unreadable records. `error`: the reason why indexing
+    failed, or "".
+    """
 
     ready: bool
     share: float
@@ -81,7 +85,10 @@ class EpisodeIndexer:
         return episodes, problems
 
     def sources(self) -> list[FileState]:
-        """Returns the files with episodes. `records/` comes last, because its groups replace groups without figures."""
+        """Returns the files that contain episodes.
+
+        The files of `records/` come last. Their groups have figures and replace the same groups of `groups/`.
+        """
         found = self._files.list("episodes", ".jsonl")
         found += filter(None, map(self._files.state, ("demonstrations.msgpack", "validation.msgpack", PLAYED)))
         plain = self._files.list("groups", ".msgpack")
@@ -89,9 +96,13 @@ class EpisodeIndexer:
         return [*found, *plain, *recorded]
 
     def refresh(self, stopped: Callable[[], bool] = lambda: False) -> bool:
-        """Index the changed files. Returns whether a file has changed. Ends early as soon as `stopped` returns True."""
+        """Index the changed files. Returns whether a file has changed. Ends early if `stopped` returns True.
+
+        While another process holds the write lock of the database, indexes nothing.
+        """
         with self._lock:
-            self._database.try_to_write()  # the process that held the lock may have ended
+            # Another process may have held the database's write lock, and may have ended since.
+            self._database.try_to_write()
             with self._database.connect() as connection:
                 return self._refresh(connection, stopped)
 
@@ -124,7 +135,7 @@ class EpisodeIndexer:
 
     @staticmethod
     def _delete(connection: sqlite3.Connection, name: str) -> None:
-        """Delete the rows of a file. The text index keeps their words, but searches ignore words of deleted rows."""
+        """Delete the rows of a file. The text index keeps the words of these rows, but searches ignore them."""
         number = connection.execute("SELECT id FROM files WHERE name = ?", (name,)).fetchone()
         if number is not None:
             for table in ("episodes", "transitions", "problems", "heads"):
@@ -156,12 +167,12 @@ class EpisodeIndexer:
         self._advance((done + file.size) / total, len(batch.rows))
 
     def _advance(self, share: float, episodes: int) -> None:
-        """Add `episodes` to the progress. Counting all rows after each file would take longer than writing the rows."""
+        """Add `episodes` to the progress. Counting all rows of the index after each file would take too long."""
         found = self.progress
         self.progress = IndexProgress(False, min(share, 1.0), found.episodes + episodes, found.problems)
 
     def _end(self, name: str, size: int) -> bytes | None:
-        """Returns the last bytes of the first `size` bytes of a file, or None if the file is shorter."""
+        """Returns the `END_BYTES` bytes before the byte offset `size` of a file, or None if the file is shorter."""
         start = max(0, size - END_BYTES)
         try:
             return self._files.read_at(name, start, size - start)
@@ -169,7 +180,7 @@ class EpisodeIndexer:
             return None
 
     def _open(self, connection: sqlite3.Connection, file: FileState) -> tuple[int, int, int]:
-        """Returns the file's number, and the byte offset and the record number at which reading starts.
+        """Returns (file number, byte offset, record number). Reading starts at this offset and this record.
 
         If a file has grown and the last bytes of its indexed part are unchanged, reading starts at the end of this
         part. Otherwise the file is read again from its start.
@@ -260,7 +271,7 @@ class EpisodeIndexer:
 
     @staticmethod
     def _drop_plain_groups(connection: sqlite3.Connection, step: int) -> None:
-        """Delete the rows of groups in `groups/` that are also in `records/`. Each group is then listed once."""
+        """Delete the episodes of `groups/` whose groups are also in `records/`. Each group is then listed once."""
         connection.execute(
             "DELETE FROM episodes WHERE step = ? AND key GLOB 'g*' AND group_id IN "
             "(SELECT group_id FROM episodes WHERE step = ? AND key GLOB 't*')",

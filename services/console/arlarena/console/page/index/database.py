@@ -41,7 +41,7 @@ CREATE VIRTUAL TABLE words USING fts5(text, content='', columnsize=0, tokenize="
 
 
 class RunDatabase:
-    """The index of one run. Only one process at a time may write to it. All processes may read it."""
+    """The index of one run. Only the process that holds the lock may write to it. All processes may read it."""
 
     def __init__(self, folder: Path, run: Path, run_id: str) -> None:
         """Open the database of a run in `folder`, or create it.
@@ -105,5 +105,5 @@ class RunDatabase:
             connection.close()
 
     def close(self) -> None:
-        """Release the lock."""
+        """Release the write lock."""
         os.close(self._lock)

@@ -94,7 +94,7 @@ def match_expression(text: str) -> str | None:
 
 
 def episode_object(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the object of an episode for lists."""
+    """Returns an episode as an object for lists. `row`: its row in the table `episodes`."""
     same = ("source", "label", "step", "member", "task", "environment", "kind", "score", "return", "turns", "invalid",
             "tokens", "status", "group_status", "outcome", "advantage", "first_action")  # fmt: skip
     return (
@@ -105,7 +105,7 @@ def episode_object(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def episodes(database: RunDatabase, parameters: Mapping[str, str]) -> dict[str, Any]:
-    """Returns a part of the list of episodes. Raises BadQuery if a parameter is invalid."""
+    """Returns the part of the list of episodes that `parameters` select. Raises BadQuery if a parameter is invalid."""
     condition, values = where(parameters)
     sort, order = parameters.get("sort", "position"), parameters.get("order", "asc")
     if sort not in SORTS:
@@ -125,7 +125,7 @@ def episodes(database: RunDatabase, parameters: Mapping[str, str]) -> dict[str, 
 
 
 def facets(database: RunDatabase) -> dict[str, Any]:
-    """Returns the values that the filters can have: names with their number of episodes, and ranges of numbers."""
+    """Returns the possible values of each filter: names with their number of episodes, or a range of numbers."""
     with database.connect() as connection:
 
         def counts(column: str) -> dict[str, int]:
@@ -150,7 +150,7 @@ def facets(database: RunDatabase) -> dict[str, Any]:
 
 
 def steps(database: RunDatabase, parameters: Mapping[str, str]) -> dict[str, Any]:
-    """Returns a part of the recorded steps, newest first. Raises BadQuery if a parameter is invalid."""
+    """Returns recorded steps, newest first. `parameters`: `offset` and `limit`. Raises BadQuery if one is invalid."""
     offset = integer(parameters, "offset", 0, 0, 10**9)
     limit = integer(parameters, "limit", 100, 0, MAX_LIMIT)
     with database.connect() as connection:
@@ -180,7 +180,7 @@ def _step(connection: sqlite3.Connection, step: int) -> dict[str, Any]:
 
 
 def neighbours(database: RunDatabase, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the keys of the previous and the next episode of the same file, and of all members of the group."""
+    """Returns the keys of other episodes: the previous and next episode of the file, and all episodes of the group."""
     with database.connect() as connection:
         query = "SELECT key FROM episodes WHERE file = ? AND id {} ? ORDER BY id {} LIMIT 1"
         previous = connection.execute(query.format("<", "DESC"), (row["file"], row["id"])).fetchone()

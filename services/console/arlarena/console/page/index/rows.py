@@ -12,7 +12,7 @@ from arlarena.proto.records.group_records import GroupRecord
 from arlarena.proto.text.wording import printable
 from arlarena.proto.trajectory import Group, Task, Trajectory
 
-# Maximum number of characters that the text search covers: of each text, and of an episode.
+# Maximum number of characters in the text search: of each text of a turn, and of all texts of an episode.
 TURN_CHARS, EPISODE_CHARS = 4_000, 64_000
 # Maximum number of characters of a name in a list.
 NAME_CHARS = 200
@@ -29,7 +29,8 @@ Row = tuple[object, ...]
 class FileKind:
     """The kind of a file of episodes.
 
-    `prefix`: first part of the episodes' keys. `step`: the training step; None for evaluations and demonstrations.
+    `source`: training, evaluation or demonstrations. `label`: the name of the evaluation or of the demonstrations, else
+    None. `step`: the training step, else None. `prefix`: the first part of the episodes' keys.
     """
 
     source: str
@@ -54,7 +55,7 @@ class RowBatch:
 
 
 def action_word(action: str, valid: bool) -> str:
-    """Returns the first word of an action, or `-` if the action is invalid or empty. Flows count these words."""
+    """Returns the first word of an action, or `-` if the action is invalid or empty. Transitions use this word."""
     words = action.split(maxsplit=1) if valid else []
     return words[0][:NAME_CHARS] if words else "-"
 
@@ -62,7 +63,7 @@ def action_word(action: str, valid: bool) -> str:
 def add_group(
     batch: RowBatch, kind: FileKind, file: int, place: Place, group: Group, record: GroupRecord | None
 ) -> None:
-    """Add the episodes of a group. `record`: the group's outcome and figures, or None if they were not recorded."""
+    """Add the episodes of a group to `batch`. `record`: the group's outcome and figures, or None if not recorded."""
     number = place.number - 1 if record else place.number  # the first frame of `records/` is the step's head
     for member, trajectory in enumerate(group.trajectories):
         found = record.members[member] if record and member < len(record.members) else None
@@ -84,7 +85,7 @@ def add_group(
 
 
 def add_line(batch: RowBatch, kind: FileKind, file: int, place: Place, line: EpisodeLine) -> None:
-    """Add the episode in a line of an episodes file."""
+    """Add the episode of one line of an episodes file to `batch`."""
     tokens = sum(turn.response_tokens for turn in line.turns)
     key = f"{kind.prefix}.{place.number}"
     _add(batch, kind, file, place, key, task=line.to_task(0), trajectory=line.to_trajectory(), tokens=tokens)

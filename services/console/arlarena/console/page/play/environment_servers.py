@@ -24,7 +24,7 @@ from arlarena.proto.env_api import Info
 from arlarena.proto.text.redaction import register_secret
 
 HOST = "127.0.0.1"
-# Maximum time of a start, in seconds. WebShop needs most time, because it loads up to a million products.
+# Maximum time of a start, in seconds. WebShop needs the most time, because it loads up to a million products.
 START_TIMEOUT_S = 300.0
 HEALTH_TIMEOUT_S, POLL_S, STOP_S = 5.0, 0.2, 5.0
 # A server that no game uses is stopped after this time, in seconds.
@@ -47,7 +47,7 @@ class EnvironmentServer:
 
 
 class EnvironmentServers:
-    """At most one server for each environment and each set of options."""
+    """The running environment servers: at most one for each pair of an environment and its options."""
 
     def __init__(self) -> None:
         self._servers: dict[ServerKey, EnvironmentServer] = {}
@@ -78,7 +78,7 @@ class EnvironmentServers:
         return found
 
     def release(self, server: EnvironmentServer) -> None:
-        """End the use of a server."""
+        """End the use of a server by one game."""
         server.games -= 1
         server.idle_since = time.monotonic()
 

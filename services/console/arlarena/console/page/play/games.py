@@ -41,8 +41,9 @@ T = TypeVar("T")
 class PersonGame:
     """A game of a person.
 
-    `origin`: key and turn of the recorded episode that the game continues; None for a new task. `differs_at`: the first
-    replayed turn in a state that differs from the recorded state, or None. `options`: the environment's options.
+    `origin`: the key of the recorded episode that the game continues, and the turn at which the game starts. None for a
+    new task. `differs_at`: the first replayed turn at which the state differs from the recorded state, or None.
+    `options`: the environment's options.
     """
 
     id: str
@@ -62,7 +63,7 @@ class PersonGame:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def step(self, reply: str, *, by_person: bool) -> None:
-        """Take one step.
+        """Take one step with `reply`. `by_person`: False if `reply` comes from a recorded episode.
 
         Raises:
             PolicyFault: the reply made the environment fail.
@@ -150,7 +151,8 @@ class PersonGames:
         """Start a game. `body`: the JSON object of `POST /api/play`.
 
         Raises:
-            PageError: the body is invalid, playing is disabled, too many games are open, or the server does not start.
+            PageError: the body is invalid, playing is disabled, too many games are open, the run or the episode does
+                not exist, or the task cannot be played.
         """
         if not self.options.enabled:
             raise PageError(403, "forbidden", "playing is disabled: start `arlarena view` with --play")
@@ -214,7 +216,10 @@ class PersonGames:
     ) -> PersonGame:
         """Open a session, reset it, and replay `replies`. Stops at the first state that differs from `expected`.
 
-        `expected`: the keys of the recorded states before each turn.
+        `expected`: the keys of the recorded states, one per turn.
+
+        Raises:
+            PageError: the environment server does not start, or the task cannot be played.
         """
         server = await self._servers.use(task.environment, options)
         session: Session | None = None
@@ -294,7 +299,7 @@ class PersonGames:
 
 
 def _options_of(run: PageRun | None, task: Task) -> dict[str, Any]:
-    """Returns the run's environment options. {} if there is no run, or if the task belongs to another environment."""
+    """Returns the environment options of the run. Returns {} without a run, and for a task of another environment."""
     tables = table(configuration(run.files), "environment") if run else {}
     return table(tables, "options") if tables.get("name") == task.environment else {}
 

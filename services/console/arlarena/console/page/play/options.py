@@ -1,4 +1,4 @@
-"""Whether people may play, and where their games are recorded."""
+"""The options of games: whether people may play, and the folder for the records of their games."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class PlayOptions:
-    """`enabled`: whether games may be started. `folder`: where finished games are recorded."""
+    """`enabled`: whether people may start games. `folder`: the folder for the records of finished games."""
 
     enabled: bool
     folder: Path

@@ -28,7 +28,7 @@ class PersonTurn(TurnLine):
 
 
 class PersonEpisode(EpisodeLine):
-    """A finished game. `options`: the environment's options. They are needed to continue the game from a turn."""
+    """A finished game of a person. `options`: the environment's options, which a continued game needs again."""
 
     turns: tuple[PersonTurn, ...] = ()
     player: str = "human"
@@ -65,7 +65,7 @@ class GameTurn:
 def played_line(
     id: str, task: Task, options: dict[str, Any], first: StepOutcome, turns: Sequence[GameTurn], started: float
 ) -> PersonEpisode:
-    """Returns the line of a finished game. `options`: the environment's options. Secrets in them are masked."""
+    """Returns the line of a finished game. `options`: the environment's options. Masks secrets in these options."""
     last = turns[-1].after
     lines = tuple(turn.line(number) for number, turn in enumerate(turns))
     return PersonEpisode(

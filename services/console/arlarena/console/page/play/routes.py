@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class PlayRoutes:
     """The routes of `PersonGames`.
 
-    The first request imports the client of environment servers. An import at the start of the page would make the
-    start 1.5 times as long.
+    The first request imports the client of environment servers. With this import at the start, the page would need 1.5
+    times as long to start.
     """
 
     def __init__(self, catalog: Catalog, options: PlayOptions) -> None:

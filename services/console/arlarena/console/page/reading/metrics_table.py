@@ -19,8 +19,8 @@ NAME = "metrics.jsonl"
 LINE_BYTES = 1 << 20
 # These limits bound the memory. 200,000 steps with 80 metrics take 128 MB.
 MAX_STEPS, MAX_METRICS, MAX_VALUES = 200_000, 400, 20_000_000
-# Maximum number of bytes that one refresh reads. It limits the duration of a request. `complete` is False if a part of
-# the file is not read yet.
+# Maximum number of bytes that `refresh` reads. It limits the duration of a request. If the file is longer, `complete`
+# is False until further calls have read the rest.
 READ_BYTES = 64 << 20
 
 Floats = npt.NDArray[np.float64]
@@ -42,7 +42,7 @@ class MetricsTable:
         self.complete = True
 
     def refresh(self) -> None:
-        """Read the lines that were added. If a resumed run has replaced the file, read it from the start."""
+        """Read the new lines of `metrics.jsonl`. If a resumed run has replaced the file, read it from the start."""
         with self._lock:
             try:
                 file = self._files.open(NAME)
@@ -95,7 +95,7 @@ class MetricsTable:
                 del column[first:]
 
     def names(self) -> list[str]:
-        """The names of the metrics, in the order of the file."""
+        """Returns the names of the metrics, in the order of the file."""
         with self._lock:
             return list(self._columns)
 
@@ -106,25 +106,28 @@ class MetricsTable:
             return self._steps[-1] if self._steps else 0
 
     def steps(self) -> Floats:
-        """The steps, in ascending order."""
+        """Returns the steps, in ascending order."""
         with self._lock:
             return np.array(self._steps, dtype=np.float64)
 
     def column(self, name: str) -> Floats | None:
-        """The value of a metric in each step, NaN if it was not recorded. None if the run does not have the metric."""
+        """Returns the values of the metric `name`, one per step, or None if the run has no such metric.
+
+        A value that was not recorded is NaN.
+        """
         with self._lock:
             found = self._columns.get(name)
             return None if found is None else np.array(found, dtype=np.float64)
 
     def last(self, name: str) -> float | None:
-        """The value of a metric at the newest step, or None."""
+        """Returns the value of a metric at the newest step, or None if it was not recorded."""
         with self._lock:
             column = self._columns.get(name)
             value = column[-1] if column else nan
         return value if isfinite(value) else None
 
     def at(self, step: int | None, name: str) -> float | None:
-        """The value of a metric at a step, or None."""
+        """Returns the value of the metric `name` at `step`, or None if it was not recorded."""
         with self._lock:
             row = bisect_left(self._steps, step) if step is not None else len(self._steps)
             column = self._columns.get(name)
@@ -143,10 +146,11 @@ def _number(raw: msgspec.Raw) -> float:
 
 
 def thin(x: Floats, y: Floats, points: int) -> tuple[Floats, Floats, Floats | None, Floats | None]:
-    """Merge neighbouring values into at most `points` intervals. Returns x, mean, minimum and maximum of each interval.
+    """Merge neighbouring values into at most `points` intervals. Returns (x, mean, minimum, maximum).
 
-    x is the last x of the interval. Minimum and maximum are None if nothing was merged. Values that are not finite are
-    ignored. The results of an interval without finite values are NaN.
+    Each result has one value per interval. `x` is the last x of the interval. `minimum` and `maximum` are None if
+    nothing was merged. Values of y that are not finite are ignored. The results of an interval without finite values
+    are NaN.
     """
     if len(x) <= points:
         return x, y, None, None

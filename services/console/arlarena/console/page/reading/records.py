@@ -1,4 +1,4 @@
-"""Reads recorded groups and episodes, one record at a time.
+"""Reads recorded groups and episodes, one record at a time. Files of groups consist of frames: (length, record).
 
 records/step-000020.records     groups with the figures of the loss (`proto.records.group_records`)
 groups/step-000020.msgpack      groups for `arlarena replay`, and groups of earlier releases
@@ -24,7 +24,10 @@ MAX_TURNS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The position of a record in its file. `number`: from 0. `offset`, `size`: of the record's content, in bytes."""
+    """The position of a record in its file. `number`: the record's number, from 0.
+
+    `offset` and `size`: the position and the length of the record's content, in bytes.
+    """
 
     number: int
     offset: int
@@ -32,9 +35,9 @@ class Place:
 
 
 def frames(files: BoundedFiles, name: str, start: int = 0, number: int = 0) -> Iterator[tuple[Place, bytes]]:
-    """Yield the frames of a file of groups from the byte offset `start`. `number`: the number of the frame at `start`.
+    """Yield (place, record) for each complete frame of a file of groups, from the byte offset `start`.
 
-    An incomplete frame at the end of the file is not yielded.
+    `number`: the number of the frame at `start`. Yields nothing if the file does not exist.
 
     Raises:
         DamagedFile: a frame is longer than `RECORD_BYTES`, or the file cannot be read.
@@ -62,9 +65,13 @@ def _next_frame(file: BinaryIO, name: str, number: int) -> bytes | None:
 
 
 def lines(files: BoundedFiles, name: str, start: int = 0, number: int = 0) -> Iterator[tuple[Place, bytes | None]]:
-    """Yield the complete lines of a file from the byte offset `start`. `number`: the number of the line at `start`.
+    """Yield (place, content) for each complete line of a file, from the byte offset `start`.
 
-    If a line is longer than `RECORD_BYTES`, its content is None.
+    `number`: the number of the line at `start`. If a line is longer than `RECORD_BYTES`, its content is None. Yields
+    nothing if the file does not exist.
+
+    Raises:
+        DamagedFile: the file cannot be read.
     """
     if (file := files.open(name)) is None:
         return

@@ -17,7 +17,7 @@ from typing import BinaryIO
 SMALL_FILE_BYTES = 16 << 20
 # Maximum size of a record in bytes. A record is a group, or a line of an episodes file.
 RECORD_BYTES = 64 << 20
-# Maximum number of entries of a folder that are listed.
+# Maximum number of entries that are read from a folder.
 MAX_FILES = 100_000
 
 
@@ -50,7 +50,7 @@ class BoundedFiles:
         """Open a file. Returns None if it does not exist.
 
         Raises:
-            DamagedFile: the file is a link, is not a regular file, or cannot be read.
+            DamagedFile: `name` contains ".." or a symbolic link, or the file is not a regular file or cannot be read.
         """
         parts = name.split("/")
         if any(part in ("", ".", "..") or "\0" in part for part in parts):
@@ -112,7 +112,10 @@ class BoundedFiles:
         return data
 
     def tail(self, name: str, max_bytes: int) -> bytes:
-        """Returns the last `max_bytes` bytes of a file without an incomplete first line. b"" if there is no file."""
+        """Returns the last `max_bytes` bytes of a file, without an incomplete first line.
+
+        Returns b"" if the file does not exist.
+        """
         if (file := self.open(name)) is None:
             return b""
         with file:
@@ -122,7 +125,7 @@ class BoundedFiles:
         return data.partition(b"\n")[2] if size > max_bytes else data
 
     def state(self, name: str) -> FileState | None:
-        """Returns the state of a regular file, or None."""
+        """Returns the state of a file, or None if there is no such regular file."""
         try:
             found = os.stat(self.root / name, follow_symlinks=False)
         except OSError:
@@ -130,7 +133,10 @@ class BoundedFiles:
         return _state(name, found) if stat.S_ISREG(found.st_mode) else None
 
     def list(self, folder: str, suffix: str) -> list[FileState]:
-        """Returns the regular files with the suffix `suffix` in a folder, sorted by name. Hidden files are left out."""
+        """Returns the regular files in `folder` with names that end with `suffix`, sorted by name.
+
+        Hidden files are left out. Returns [] if the folder does not exist.
+        """
         try:
             if stat.S_ISLNK(os.lstat(self.root / folder).st_mode):
                 return []

@@ -12,7 +12,7 @@ import tomli_w
 from arlarena.console.page.reading.run_files import BoundedFiles, DamagedFile
 from arlarena.proto.text.redaction import masked, redact
 
-# Seconds. A run that is not locked counts as running if one of its files has changed in this time.
+# In seconds. A run that is not locked counts as running if one of its `LIVE_FILES` has changed in this time.
 ACTIVE_S = 120.0
 # Files that a running run changes often.
 LIVE_FILES = ("progress/train-step.json", "progress/train.jsonl", "progress/clone.jsonl", "metrics.jsonl", "run.json")
@@ -46,9 +46,9 @@ def table(tables: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def is_locked(root: Path) -> bool | None:
-    """Whether a process holds the lock of the run directory. None if the system does not list its locks.
+    """Returns whether a process holds the lock of the run directory. Returns None if this cannot be known.
 
-    Reads the system's list of locks. It does not try to take the lock, because `arlarena up` could then fail.
+    Reads the system's list of locks. If this function locked the file, an `arlarena up` could fail at that moment.
     """
     try:
         inode = (root / ".lock").stat().st_ino
@@ -59,7 +59,10 @@ def is_locked(root: Path) -> bool | None:
 
 
 def phase(files: BoundedFiles, now: float) -> RunPhase:
-    """Returns the state of a run at the time `now` (seconds since the epoch)."""
+    """Returns the state of a run at the time `now` (seconds since the epoch).
+
+    "inactive": the run has not finished, shows no activity, and recorded no reason for its end.
+    """
     if read_object(files, "run.json").get("finished") is True:
         return "finished"
     if is_locked(files.root):
@@ -72,7 +75,7 @@ def phase(files: BoundedFiles, now: float) -> RunPhase:
 
 
 def activity(files: BoundedFiles) -> dict[str, Any] | None:
-    """Returns the record of the trainer's current step, or None."""
+    """Returns the trainer's record of its current step (`train-step.json`), or None if there is no record."""
     return read_object(files, "progress/train-step.json") or None
 
 
@@ -89,7 +92,10 @@ def evaluations(files: BoundedFiles) -> list[dict[str, Any]]:
 
 
 def logged_alarms(files: BoundedFiles) -> list[dict[str, Any]]:
-    """Returns the newest `MAX_ALARMS` warnings and errors in the last parts of the logs, newest first."""
+    """Returns at most `MAX_ALARMS` warnings and errors from the logs of a run, newest first.
+
+    Reads only the last `LOG_TAIL_BYTES` bytes of each log.
+    """
     alarms = []
     for file in files.list("logs", ".log"):
         try:

@@ -42,7 +42,7 @@ async def _index(_request: Request) -> Response:
 
 
 def build_app(catalog: Catalog, rules: AccessRules, play: PlayOptions) -> Starlette:
-    """Build the application. When it ends, it stops the indexing and the environment servers of games."""
+    """Returns the application. When it shuts down, it stops the indexing and the environment servers of games."""
     live, games = LiveRuns(catalog), PlayRoutes(catalog, play)
 
     async def _login(request: Request) -> Response:

@@ -19,7 +19,10 @@ MAX_METRICS = 100
 
 @cache
 def glossary() -> list[tuple[re.Pattern[str], dict[str, str]]]:
-    """Returns (name pattern, definition) for the training metrics. A definition has unit, description and module."""
+    """Returns pairs (pattern, definition) of training metrics.
+
+    `pattern` matches the names of metrics. `definition` has the unit, description, section and module.
+    """
     text = resources.files("arlarena.proto").joinpath("metrics.toml").read_text("utf-8")
     result = []
     for key, (unit, description, module) in tomllib.loads(text)["training"].items():
@@ -30,7 +33,7 @@ def glossary() -> list[tuple[re.Pattern[str], dict[str, str]]]:
 
 
 def metric_list(runs: list[PageRun]) -> list[dict[str, str]]:
-    """Returns the metrics of the runs, in the order of the glossary. Metrics without a definition come last."""
+    """Returns the metrics of the runs in the order of `glossary`. Metrics that are not in `glossary` come last."""
     names: dict[str, None] = {}
     for run in runs:
         run.metrics.refresh()
@@ -45,7 +48,10 @@ def metric_list(runs: list[PageRun]) -> list[dict[str, str]]:
 
 
 def series(runs: list[PageRun], metrics: list[str], x: str, points: int) -> dict[str, Any]:
-    """Returns the object of `GET /api/series`."""
+    """Returns the object of `GET /api/series`: a curve for each pair of a run and a metric.
+
+    `x`: a key of `X_UNITS`. `points`: maximum number of points of a curve.
+    """
     result = []
     for run in runs:
         run.metrics.refresh()

@@ -17,7 +17,7 @@ from arlarena.console.page.reading.run_summary import activity
 from arlarena.console.page.runs import Catalog, PageRun
 
 POLL_S, KEEP_ALIVE_S = 1.0, 15.0
-# Seconds between two searches for new runs. A search lists all folders of the page.
+# Seconds between two searches for new runs. A search lists all folders that were given to `arlarena view`.
 SEARCH_S = 5.0
 MAX_CLIENTS = 64
 # Metrics of the event `step`.
@@ -26,7 +26,7 @@ Snapshot = dict[str, Any]
 
 
 def snapshot(run: PageRun) -> Snapshot:
-    """Returns the state of a run. `events` compares two such states."""
+    """Returns the current state of a run. `events` compares two snapshots of a run."""
     run.metrics.refresh()
     state = run.phase
     total, alarms = run.alarms(20)
@@ -42,7 +42,10 @@ def snapshot(run: PageRun) -> Snapshot:
 
 
 def events(run: str, before: Snapshot | None, now: Snapshot) -> list[tuple[str, dict[str, Any]]]:
-    """Returns the changes from `before` to `now` as events (name, data). If `before` is None, all values are new."""
+    """Returns the changes between two snapshots of the run with the id `run`, as events (name, data).
+
+    If `before` is None, all values are new.
+    """
     old = before or {}
     found: list[tuple[str, dict[str, Any]]] = []
     if now["step"] != old.get("step"):
@@ -76,11 +79,14 @@ class LiveRuns:
 
     @property
     def is_full(self) -> bool:
-        """Whether no further page can connect."""
+        """Whether the maximum number of pages is connected."""
         return self._clients >= MAX_CLIENTS
 
     async def stream(self, wanted: list[str] | None) -> AsyncIterator[bytes]:
-        """Yield the events of the runs `wanted` (None: all runs) until the page disconnects."""
+        """Yield the events of runs until the page disconnects or the server stops.
+
+        `wanted`: the ids of the runs. If it is None, yields the events of all runs.
+        """
         self._clients += 1
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._poll())

@@ -29,9 +29,10 @@ Handler = Callable[[Request], Any]
 
 
 def answering(handler: Handler) -> Callable[[Request], Any]:
-    """Returns an endpoint that replies with the result of `handler` as JSON. Converts its errors to `PageError`.
+    """Returns an endpoint that replies with the result of `handler` as JSON.
 
-    A handler that is not a coroutine function runs in a thread, because it reads files.
+    Converts errors of `handler` to `PageError`. If `handler` is not a coroutine function, it runs in a thread, because
+    it reads files.
     """
 
     @functools.wraps(handler)
@@ -86,7 +87,11 @@ class RunRoutes:
         return run
 
     def _runs(self, request: Request) -> list[PageRun]:
-        """Returns the runs of the parameter `runs`, or all runs."""
+        """Returns the runs whose ids are in the query parameter `runs`. Without this parameter, returns all runs.
+
+        Raises:
+            PageError: there is no run with one of the ids.
+        """
         if not (text := request.query_params.get("runs")):
             return self._catalog.runs()
         found = [(name, self._catalog.get(name)) for name in text.split(",")]
@@ -105,7 +110,7 @@ class RunRoutes:
         run, loaded = self._episode(request)
         turn = integer(request.path_params, "turn", 0, 0, 10**9)
         if turn >= len(loaded.trajectory.turns):
-            raise PageError(404, "not_found", f"the episode has {len(loaded.trajectory.turns)} turns")
+            raise PageError(404, "not_found", f"no turn {turn}: the episode has {len(loaded.trajectory.turns)} turns")
         return run, loaded, turn
 
     def health(self, _request: Request) -> Any:

@@ -1,7 +1,8 @@
-"""Access to the page: checks of Host, Origin and token, the maximum size of requests, and security headers of replies.
+"""Protects the run page: checks Host, Origin and token, limits the size of requests, and adds security headers.
 
-A web site in the same browser must not read or control the page. The Host check prevents DNS rebinding. The Origin
-check refuses requests from other sites. If the server has a token, every request except to `OPEN_ROUTES` needs it.
+Another web site in the same browser must not read or control the page. The check of the Host header prevents DNS
+rebinding. The check of the Origin header refuses requests from other sites. If the server has a token, all routes
+except `OPEN_ROUTES` require it.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class PageError(Exception):
 
 
 def json_response(value: object, status: int = 200) -> Response:
-    """Returns a JSON reply that caches must not store. NaN and infinity become null."""
+    """Returns a reply with `value` as JSON. Caches must not store it. NaN and infinity become null."""
     headers = {"Cache-Control": "no-store"}
     return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
 
@@ -62,7 +63,10 @@ def is_loopback(host: str) -> bool:
 
 
 def host_name(host: str) -> str:
-    """Returns the name in a Host header, without port and brackets, in lower case. "" if the header is malformed."""
+    """Returns the host in a Host header, in lower case and without port and brackets.
+
+    Returns "" if the header is empty or cannot be parsed.
+    """
     try:
         return (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:
@@ -73,16 +77,16 @@ class AccessRules:
     """The rules that a request must satisfy."""
 
     def __init__(self, host: str, token: str | None, names: Collection[str] = ()) -> None:
-        """`host`: the bound address. `token`: None if requests need no token. `names`: further host names."""
+        """`host`: the bound address. `token`: None if requests need no token. `names`: further permitted host names."""
         self._token = token
         self._loopback = is_loopback(host)
         self._names = LOOPBACK_NAMES | {name.lower() for name in names} | {host.lower()}
 
     def check(self, method: str, path: str, headers: Headers, cookie: str) -> None:
-        """Check a request.
+        """Check the headers of a request. `cookie`: the value of the cookie `COOKIE`, or "".
 
         Raises:
-            PageError: the request is refused.
+            PageError: the Host header, the origin or the token is not accepted.
         """
         name = host_name(headers.get("host", ""))
         if name not in self._names and (self._loopback or not _is_address(name)):

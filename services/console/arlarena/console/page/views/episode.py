@@ -21,7 +21,7 @@ TEXT_CHARS, PREVIEW_CHARS, MAX_TOKENS, MAX_ACTIONS, MAX_TURNS = 1_000_000, 200, 
 
 
 def shown_text(text: str | None) -> dict[str, Any] | None:
-    """Returns the object of a text: at most `TEXT_CHARS` characters, and whether the text was cut."""
+    """Returns a text as an object of the API: at most `TEXT_CHARS` characters, and whether the text was cut."""
     return None if text is None else {"text": text[:TEXT_CHARS], "truncated": len(text) > TEXT_CHARS}
 
 
@@ -31,7 +31,7 @@ def floats(data: bytes) -> npt.NDArray[np.float32]:
 
 
 def rounded(values: npt.NDArray[np.float32]) -> list[float | None]:
-    """Returns values for JSON: the shortest decimal of each float32, or None if it is not finite."""
+    """Returns numbers for JSON: the shortest decimal of each float32. A value that is not finite becomes None."""
     return [float(str(value)) if np.isfinite(value) else None for value in values]
 
 
@@ -41,7 +41,7 @@ def mean(values: npt.NDArray[np.float32]) -> float | None:
 
 
 def visits_of(loaded: LoadedEpisode) -> Counter[str]:
-    """Counts the turns in each state: in all episodes of the group, or in an episode that has no group."""
+    """Returns the number of turns in each state, over all episodes of the group (without a group: one episode)."""
     episodes = loaded.group.trajectories if loaded.group else (loaded.trajectory,)
     return Counter(turn.state_key for episode in episodes for turn in episode.turns if turn.state_key)
 
@@ -51,7 +51,7 @@ def _at(values: tuple[Any, ...], turn: int) -> Any:
 
 
 def figure_means(figures: TurnFigures | None) -> dict[str, Any]:
-    """Returns means over the tokens of a turn, for lists. If `figures` is None, all values are None."""
+    """Returns means over the tokens of a turn. If `figures` is None, all values are None."""
     if figures is None:
         return dict.fromkeys(("mean_ratio", "mean_entropy", "outside", "kept"))
     clip = np.frombuffer(figures.clip, dtype=np.uint8)
@@ -193,7 +193,7 @@ def _token_lists(turn: Turn, figures: TurnFigures | None, tokens: RunTokenizer) 
     sampled = np.flatnonzero(turn.mask())
 
     def aligned(values: npt.NDArray[Any]) -> list[Any]:
-        """Returns one value for each token: None if the token's mask is 0."""
+        """Returns one value for each token of the turn. The value is None if the token's mask is 0."""
         placed: list[Any] = [None] * len(turn.loss_mask)
         for place, value in zip(sampled.tolist(), values, strict=False):
             placed[place] = value
@@ -219,7 +219,10 @@ def _token_lists(turn: Turn, figures: TurnFigures | None, tokens: RunTokenizer) 
 
 
 def visits_view(loaded: LoadedEpisode, number: int, gamma: float, siblings: list[str]) -> dict[str, Any]:
-    """Returns the object of `GET …/visits`. `siblings`: keys of the group's episodes, in the order of the members."""
+    """Returns the object of `GET …/visits`: all turns of the group in the state of turn `number`.
+
+    `siblings`: the keys of the group's episodes, in the order of the members.
+    """
     state = loaded.trajectory.turns[number].state_key
     episodes = list(enumerate(loaded.group.trajectories)) if loaded.group else [(None, loaded.trajectory)]
     visits = []

@@ -16,7 +16,7 @@ from arlarena.console.page.views.episode import floats, mean
 from arlarena.console.page.views.records import LoadedEpisode, RecordCache
 from arlarena.proto.records.group_records import FOLDER, INSIDE, MemberRecord
 
-# Maximum number of transitions in a list, of steps in `flows`, and of bytes that are read from flows.jsonl.
+# Maximum numbers: transitions in a list, steps in `flows`, and bytes that are read from flows.jsonl.
 MAX_PAIRS, MAX_FLOW_STEPS, FLOWS_BYTES = 200, 200, 64 << 20
 
 

@@ -23,7 +23,9 @@ CACHED_RECORDS, CACHED_BYTES = 16, 32 << 20
 
 @dataclass(frozen=True, slots=True)
 class LoadedEpisode:
-    """An episode. `group`: None for an evaluation. `record`: None if the run recorded no figures of the episode.
+    """An episode with its group and figures. `row`: the row of the episode in the index.
+
+    `group`: None for an evaluation. `record`: the group's figures, or None if the run recorded no figures.
 
     `options`: the environment's options, or None if they were not recorded. Only games of people record them.
     """
@@ -38,7 +40,7 @@ class LoadedEpisode:
 
     @property
     def member(self) -> MemberRecord | None:
-        """The figures of the episode."""
+        """The figures of the episode, or None if they were not recorded."""
         number = self.row["member"]
         return self.record.members[number] if self.record and number < len(self.record.members) else None
 
@@ -69,7 +71,7 @@ class RecordCache:
         self._cached: OrderedDict[tuple[str, int, int], tuple[Any, int]] = OrderedDict()
 
     def row(self, key: str) -> dict[str, Any] | None:
-        """Returns the row of an episode in the index, with the name of its file in `name`, or None."""
+        """Returns the row of an episode in the index, or None. The row's field `name` is the name of its file."""
         with self._database.connect() as connection:
             connection.row_factory = sqlite3.Row
             found = connection.execute(
@@ -102,7 +104,11 @@ class RecordCache:
         return LoadedEpisode(row, group.task, group.trajectories[row["member"]], group, record, None)
 
     def head(self, step: int) -> StepRecord | None:
-        """Returns the head of a recorded step, or None. Raises DamagedFile if the head cannot be decoded."""
+        """Returns the head of a recorded step (the first frame of its file), or None if there is no head.
+
+        Raises:
+            DamagedFile: the head cannot be decoded.
+        """
         with self._database.connect() as connection:
             found = connection.execute("SELECT head FROM heads WHERE step = ?", (step,)).fetchone()
         return step_record(f"{FOLDER}/step-{step:06d}.records", found[0]) if found else None

@@ -1,6 +1,6 @@
 """Marks the tags of a reply, and describes errors of a reply.
 
-The marks are derived only from the tags in the reply, because a run does not record its environment's parser.
+The marks depend only on the tags in the reply, because a run does not record the parser of its environment.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAX_TAGS = 200
 
 
 def reply_marks(text: str) -> list[dict[str, Any]]:
-    """Returns the ranges of tags, and of the text inside each pair of tags. Offsets count code points."""
+    """Returns the range of each tag, and of the text inside each pair of tags. Offsets count code points."""
     marks: list[dict[str, Any]] = []
     opened: dict[str, int] = {}
     for found in list(_TAG.finditer(text))[:MAX_TAGS]:
@@ -30,7 +30,7 @@ def reply_marks(text: str) -> list[dict[str, Any]]:
 
 
 def format_problems(turn: Turn) -> list[str]:
-    """Returns the likely errors of a reply as sentences. Empty if format and action are valid."""
+    """Returns the likely errors of a reply as sentences. Returns [] if format and action are valid."""
     if turn.format_valid and turn.action_valid:
         return []
     problems = []
