@@ -38,7 +38,7 @@ from arlarena.trainer.objectives import (
 )
 from arlarena.trainer.settings import TrainerSettings
 
-# The metrics of a step without training samples. All are 0.
+# A step without training samples has only these metrics, with the value 0.
 _WITHOUT_ROWS = (
     *("grad_norm", "mismatch_k3", "mismatch_max", "mismatch_tokens"),
     *("updates_applied", "updates_skipped"),
@@ -75,7 +75,8 @@ class Learner:
     ) -> None:
         """Prepare to train `policy` in place.
 
-        `reference`: the reference policy; None: a frozen copy of `policy` if `kl_coefficient` is above 0, else none.
+        `reference`: the reference policy. If it is None and `kl_coefficient` is above 0, a frozen copy of `policy` is
+        the reference policy.
         """
         self.ranks = ranks or Ranks()
         self.recipe = recipe
@@ -151,8 +152,8 @@ class Learner:
     def log_probs(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
         """Return the log-probs of `response` after `prompt` under the current policy at temperature 1, in nats.
 
-        The layers compute in float32, even if the setting `precision` is "bfloat16". Exception: sharded layers compute
-        in the dtype `precision`.
+        The layers compute in float32, even if the setting `precision` is "bfloat16". Only sharded layers compute in
+        the dtype `precision`.
         """
         ids = [np.asarray(part, dtype=np.int32) for part in (prompt, response)]
         unused: FloatArray = np.zeros(len(response), dtype=np.float32)
@@ -169,7 +170,7 @@ class Learner:
         return {name: full[id(value)] for name, value in named.items()}
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """Return the full (unsharded) state of the optimiser on the CPU, by `<parameter index>.<name>`."""
+        """Return the full (unsharded) state of the optimiser on the CPU. A key is `<parameter index>.<name>`."""
         state = self.optimizer.state_dict()["state"]
         return {
             f"{index}.{name}": _full_tensor(torch.as_tensor(value))
@@ -226,11 +227,11 @@ class Learner:
         return scorer
 
     def _split(self, rows: Sequence[TrainingSample], *, single: bool = False) -> list[MicroBatch]:
-        """Split `rows` into micro-batches and return the micro-batches of this rank.
+        """Split `rows` into micro-batches, and return the micro-batches of this rank.
 
-        All ranks get the same number of micro-batches. Some of them may be empty. `single`: put all rows into one
-        micro-batch. The literal form of the importance ratio needs a single micro-batch: the ratio is computed from all
-        rows of a trajectory, and the gradient flows through the ratio.
+        All ranks get the same number of micro-batches, so some micro-batches may be empty. `single`: put all rows into
+        one micro-batch. The literal form of the importance ratio needs a single micro-batch, because the ratio is
+        computed from all rows of a trajectory, and the gradient flows through the ratio.
         """
         limit = sys.maxsize if single else self.settings.tokens_per_microbatch
         if self.ranks.count > 1 and not single:  # smaller micro-batches, so that each rank gets at least one
@@ -290,10 +291,10 @@ class Learner:
     def _trajectory_ratios(
         self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None, episodes: int
     ) -> Tensor | None:
-        """Compute the mean log-ratio of each trajectory by a forward pass without gradient. Returns [`episodes`].
+        """Return the mean log-ratio of each trajectory [`episodes`], computed by a forward pass without gradient.
 
-        Returns None in two cases: the recipe has no ratio per trajectory, or one micro-batch contains all rows. In the
-        second case the loss computes the ratio.
+        Returns None if the forward pass is not needed: the recipe has no ratio per trajectory, or one micro-batch
+        contains all rows. In the second case, the loss computes the ratio.
         """
         if self.recipe.ratio_level != "trajectory" or self.recipe.literal or len(batches) * self.ranks.count < 2:
             return None

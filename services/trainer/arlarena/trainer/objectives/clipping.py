@@ -84,7 +84,9 @@ def log_ratio(batch: Batch) -> Tensor:
 
 
 def importance_ratio(batch: Batch, level: str, *, literal: bool = False) -> Tensor:
-    """Return the importance ratio of each token, shape [N]. The module docstring defines levels and forms.
+    """Return the importance ratio of each token, shape [N]: exp of the log-ratio, or of its mean over a unit.
+
+    The module docstring defines the levels, and the two forms of a ratio that several tokens share.
 
     Args:
         batch: the N tokens.
@@ -129,7 +131,10 @@ def sequence_sums(batch: Batch, n_trajectories: int) -> tuple[Tensor, Tensor]:
 
 
 def sequence_log_ratio(sums: Tensor, counts: Tensor) -> Tensor:
-    """Return the mean log-ratio [J] of each trajectory from the totals of `sequence_sums`; 0 if there are no tokens."""
+    """Return the mean log-ratio [J] of each trajectory, from the totals of `sequence_sums`.
+
+    The result is 0 for a trajectory without tokens.
+    """
     return sums / counts.clamp(min=1.0)
 
 
@@ -180,7 +185,8 @@ def register_clip(
     """Return a decorator that registers a surrogate as the clip `name`. The other arguments are fields of `Clip`.
 
     Raises:
-        RecipeError: the name is taken, or `config` is not a subclass of `ClipConfig`.
+        RecipeError: `config` is not a subclass of `ClipConfig`. The decorator raises RecipeError if the name is taken
+            or is not a Python identifier.
     """
     if not (isinstance(config, type) and issubclass(config, ClipConfig)):
         raise RecipeError(f"clip {name!r}: its hyperparameters {config!r} must be a subclass of ClipConfig")
@@ -240,8 +246,8 @@ def reinforce(terms: Terms, _config: ClipConfig) -> Tensor:
 def sequence_mask(batch: Batch, delta: float) -> Tensor:
     """Return bool [R]: False for rows with A < 0 and log π_old - log π_θ above δ = `delta`.
 
-    A and the difference are means over the tokens of the row. Rows with False are left out of the policy loss. The
-    policy has already lowered the probability of such a row, and a further update would only move the policy farther
+    A and the difference are means over the tokens of the row. Rows with False are left out of the policy loss, because
+    the policy has already lowered the probability of these rows. A further update would only move the policy farther
     from π_old.
     """
     drop = batch.old_log_probs.to(batch.dtype) - batch.log_probs.to(batch.dtype)

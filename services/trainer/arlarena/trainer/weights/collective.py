@@ -33,7 +33,10 @@ _POLL_S = 0.01  # time between two checks for a request, in seconds
 
 
 class Broadcaster:
-    """Sends the two newest versions on request, because a replica may still request the second newest version."""
+    """Sends the two newest versions on request.
+
+    A replica is one engine of a policy server. A replica that restarts may still request the second newest version.
+    """
 
     def __init__(self, host: str, backend: Literal["nccl", "gloo"], device: torch.device, log: Logger) -> None:
         """Start the thread and the TCPStore. `host`: address of this trainer. `device`: must be a GPU for nccl."""
@@ -63,7 +66,7 @@ class Broadcaster:
                     return
             try:
                 self._answer(*self._store.get(key).decode().split(" "))
-            except Exception as error:  # the replica's server reports the error; other requests must still be answered
+            except Exception as error:  # the replica's server reports the error; this thread must answer other requests
                 self._log.error("broadcast_failed", request=number, error=repr(error))
 
     def _answer(self, group: str, size: str, label: str) -> None:
