@@ -26,7 +26,7 @@ from arlarena.proto.records.group_records import (
     decode_frame,
 )
 from arlarena.proto.trajectory import SchemaError
-from arlarena.trainer.batching.scoring import ScoredGroup, score, training_samples
+from arlarena.trainer.batching.scoring import NotFinite, ScoredGroup, score, training_samples
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.metrics.recorder import collect_figures, usable_members
@@ -130,16 +130,19 @@ def _rescored(records: Sequence[GroupRecord], learner: Learner) -> list[ScoredGr
     settings = learner.settings
     groups = [record.group for record in records]
     digests = {span.version.digest for g in groups for t in g.trajectories for turn in t.turns for span in turn.spans}
-    scored = score(
-        learner.recipe,
-        groups,
-        StalenessPolicy(0, 0, dict.fromkeys(digests, 0)),
-        invalid_penalty=settings.invalid_penalty,
-        max_response_tokens=settings.max_response_tokens,
-        entropy_fn=learner.mean_entropies,
-        no_action_turns=settings.no_action_turns,
-        growing=settings.rows == "episodes",
-    )
+    try:
+        scored = score(
+            learner.recipe,
+            groups,
+            StalenessPolicy(0, 0, dict.fromkeys(digests, 0)),
+            invalid_penalty=settings.invalid_penalty,
+            max_response_tokens=settings.max_response_tokens,
+            entropy_fn=learner.mean_entropies,
+            no_action_turns=settings.no_action_turns,
+            growing=settings.rows == "episodes",
+        )
+    except NotFinite as error:
+        raise ConfigError(f"the figures cannot be computed again: {error}") from error
     # A record does not contain the versions of the run, so `score` cannot know which members were usable. The usable
     # members are those with recorded figures (`MemberRecord.turns`).
     return [

@@ -272,8 +272,9 @@ class Trainer:
         `weights`: the current weights; None: read the weights from the learner.
 
         Raises:
-            TrainerLeaseLost: another trainer holds the lease of the run.
+            TrainerLeaseLost: another trainer has the lease of the run.
             RunError: weights or optimiser state are not finite.
+            OSError, StreamError: a file cannot be written, or the broker does not acknowledge the entries.
         """
         self.lease.check()
         optimizer = self._finite("optimiser state", self.learner.optimizer_state())
@@ -282,7 +283,10 @@ class Trainer:
         await self.collector.acknowledge()
 
     async def free_broker_memory(self) -> None:
-        """Save a checkpoint, but only if a stream entry can then be acknowledged. The broker deletes this entry."""
+        """If a received group has an outcome, save a checkpoint and acknowledge the stream entry of the group.
+
+        The broker then deletes the entry.
+        """
         if any(group in self.state.ledger.lineage for group in self.collector.consumed):
             await self.save()
 

@@ -61,8 +61,9 @@ class _Update:
 class Learner:
     """Trains the policy. Holds the policy, the frozen reference policy and the optimiser.
 
-    A rank is one of the processes that train the policy together. With several ranks every public method is collective:
-    all ranks must call the method with equal arguments, and get equal results. A row is one training sample.
+    A rank is one of the processes that train the policy together. All ranks must call each public method (except
+    `is_sharded`) with equal arguments, and get equal results. In a call of `restore`, only rank 0 needs the values of
+    sharded tensors. A row is one training sample.
     """
 
     def __init__(
@@ -103,15 +104,14 @@ class Learner:
     def update(
         self, minibatches: Sequence[Sequence[TrainingSample]], rate: float, recorded: Sequence[Sequence[int]] = ()
     ) -> dict[str, float]:
-        """Take one optimiser step for each minibatch at the learning rate `rate`. Returns the mean metrics.
+        """Take one optimiser step for each minibatch at the learning rate `rate`. Returns the metrics of the step.
 
         With policy anchor `decoupled`, the denominator of the importance ratio is the policy before the first of these
         steps. With `bypass`, the denominator is the sampler's policy.
 
         If the loss or the gradient norm of an update is not finite, the update is skipped on all ranks: weights and
         optimiser state do not change. `skipped_minibatches` is set to the indices of the minibatches with skipped
-        updates. The mean metrics are over the applied updates. If no update was applied, the means are over all
-        updates, and metrics that are not finite are left out.
+        updates. The metrics are those of the applied updates (see `_step_metrics`).
 
         `recorded`: for each minibatch, numbers of trajectories (`TrainingSample.trajectory`). `row_figures` is set to
         the figures that the loss used for the tokens of these trajectories.
@@ -137,7 +137,7 @@ class Learner:
     def mean_entropies(self, rows: Sequence[TrainingSample]) -> list[float]:
         """Return the mean token entropy of each row's response under the current policy, in nats.
 
-        If a weight is NaN, the result is NaN.
+        If a weight is NaN, the results are NaN.
         """
         sums, counts = torch.zeros(2, len(rows), dtype=torch.float64)
         for micro in self._on_device(self._split([replace(row, trajectory=number) for number, row in enumerate(rows)])):
@@ -365,9 +365,9 @@ def first_not_finite(weights: Mapping[str, Tensor]) -> str | None:
 
 
 def _step_metrics(updates: Sequence[_Update]) -> dict[str, float]:
-    """Return the metrics of a step, from the applied updates.
+    """Return the metrics of a step, merged over the applied updates (`_merge_updates`).
 
-    If no update was applied, use all updates, and leave out metrics that are NaN or infinite.
+    If no update was applied, merge over all updates, and leave out metrics that are NaN or infinite.
     """
     applied = [update for update in updates if update.applied]
     used = applied or updates
@@ -382,7 +382,7 @@ def _step_metrics(updates: Sequence[_Update]) -> dict[str, float]:
 
 
 def _merge_updates(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Merge the metrics of updates: maximum for names in `_max`, minimum for `_min`, else the mean.
+    """Merge the metrics of updates: the maximum for names that end in `_max`, the minimum for `_min`, else the mean.
 
     If an update lacks a metric, the metric is merged from the other updates. For example, an update without tokens has
     no `ratio_max`.

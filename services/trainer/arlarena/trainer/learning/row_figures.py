@@ -60,7 +60,8 @@ class RowFigures(msgspec.Struct, frozen=True, array_like=True):
 class _MicroFigures:
     """The figures of the chosen rows of one micro-batch.
 
-    `table`: float32 [5, S], see `RowFigures.values`. `clip`: [S]. `rows`: number, sampled tokens and mask of each row.
+    `table`: float32 [5, S], see `RowFigures.values`. `clip`: [S]. `rows` has three lists with one value for each row:
+    `TrainingSample.number`, the number of sampled tokens, and whether the sequence mask kept the row (1 or 0).
     """
 
     table: FloatArray

@@ -120,9 +120,10 @@ class StepRecorder:
         skipped: Collection[str],
         reason: str,
     ) -> None:
-        """Store the figures of the updates for `write`.
+        """Store the figures of the updates, so that `write` can write them.
 
-        `skipped`: ids of the groups in updates that were not applied. `reason`: why the updates were not applied.
+        `parts` and `figures`: see `collect_figures`. `skipped`: ids of the groups in updates that were not applied.
+        `reason`: why the updates were not applied.
         """
         self._skipped, self._skip_reason = frozenset(skipped), reason
         self._figures = collect_figures(parts, figures)

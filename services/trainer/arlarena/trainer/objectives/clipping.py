@@ -84,9 +84,10 @@ def log_ratio(batch: Batch) -> Tensor:
 
 
 def importance_ratio(batch: Batch, level: str, *, literal: bool = False) -> Tensor:
-    """Return the importance ratio of each token, shape [N]: exp of the log-ratio, or of its mean over a unit.
+    """Return the importance ratio of each token, shape [N].
 
-    The module docstring defines the levels, and the two forms of a ratio that several tokens share.
+    At level `token`, the result is exp(log-ratio of the token). At the other levels, the result is exp(mean log-ratio
+    of the token's unit). The module docstring defines the two forms of a ratio that several tokens share.
 
     Args:
         batch: the N tokens.

@@ -173,7 +173,7 @@ def _metrics(
 
 
 def merge_metrics(parts: Iterable[Mapping[str, Tensor | float]]) -> dict[str, float]:
-    """Merge the metrics of micro-batches or ranks: maximum for names in `_max`, minimum for `_min`, else the sum."""
+    """Merge the metrics of micro-batches or ranks: the sum, or the maximum (minimum) for names in `_max` (`_min`)."""
     merged: dict[str, float] = {}
     for part in parts:
         for name, value in part.items():

@@ -80,7 +80,7 @@ async def environment_info(
 
     Raises:
         ConfigError: `environment` is given, and the server has another environment.
-        ServiceError: the server does not answer in time.
+        ServiceError: the server does not answer in time, or refuses the request.
     """
     info = await _info(url, wait_s, log, guard)
     if environment not in (None, info.name):

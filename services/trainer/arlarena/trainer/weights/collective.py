@@ -48,7 +48,10 @@ class Broadcaster:
         self._thread.start()
 
     def offer(self, directory: Path) -> Broadcast:
-        """Start answering requests for the version in `directory`. Returns the description of the offer for servers."""
+        """Start answering requests for the version in `directory`.
+
+        Returns the message that tells a policy server how to request the version.
+        """
         manifest = msgspec.json.decode((directory / MANIFEST_FILE).read_bytes(), type=Manifest)
         self._offered.append((manifest, directory))
         return Broadcast(manifest, self._host, self._store.port, self._backend)
