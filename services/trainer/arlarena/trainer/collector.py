@@ -309,7 +309,7 @@ class Collector:
         again: list[int] = []
         for entry in entries:
             if self.consumed.get(entry.group_id) == entry.stream_id:
-                continue  # a second delivery
+                continue  # the entry was received before
             index = self.state.ledger.open.get(entry.group_id)
             if index is None or entry.group_id in self.consumed:
                 ignored[entry.stream_id] = entry.group_id

@@ -243,7 +243,7 @@ class StepRecorder:
         excess = sum(files.values()) + size - limit
         if excess <= 0:
             return True
-        # Files of complete steps are deleted last.
+        # Files of completely recorded steps are deleted last.
         for path in sorted(files, key=lambda path: (bool(every) and _step_of(path) % every == 0, path)):
             if excess <= 0:
                 break

@@ -30,8 +30,8 @@ from arlarena.proto.config import ConfigError
 NAME = "arlarena_forest"
 # Options of Hugging Face's attention functions that go beyond plain causal attention.
 UNSUPPORTED_OPTIONS = ("sliding_window", "softcap", "s_aux")
-# The number of attention scores of a call, with padding, is at most MAX_PADDING times the number without padding. Calls
-# with at most SMALL scores may have more padding.
+# Padding increases the number of attention scores of a call by at most the factor MAX_PADDING. Calls with at most SMALL
+# scores may have more padding.
 MAX_PADDING, SMALL = 1.25, 1 << 14
 
 Ids = npt.NDArray[np.int64]

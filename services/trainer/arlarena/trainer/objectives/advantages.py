@@ -200,7 +200,7 @@ def _group_values(group: GroupRewards, config: AdvantageConfig) -> tuple[Values,
     """
     rewards = turn_rewards(group, config)
     if config.stat_unit not in STAT_UNITS:
-        raise ValueError(f"unknown stat_unit {config.stat_unit!r}; one of {', '.join(STAT_UNITS)}")
+        raise ValueError(f"unknown stat_unit {config.stat_unit!r}; choose one of {', '.join(STAT_UNITS)}")
     if config.stat_unit == "trajectory":
         units: Turns[int] = [[0] * len(turns) for turns in rewards]
     elif config.stat_unit == "row" and group.rows is not None:
@@ -275,7 +275,7 @@ def anchor_groups(group: GroupRewards, config: AdvantageConfig) -> list[list[int
     elif config.anchor == "observation":
         keys = _keys(group.observation_keys, "observation_keys", config.anchor)
     else:
-        raise ValueError(f"unknown anchor {config.anchor!r}; one of state, observation, similar")
+        raise ValueError(f"unknown anchor {config.anchor!r}; choose one of state, observation, similar")
     numbers: dict[str, int] = {}
     return [[numbers.setdefault(key, len(numbers)) for key in turns] for turns in keys]
 
@@ -305,9 +305,9 @@ class _Scale:
     def of(cls, values: Sequence[float], scale: str) -> _Scale:
         """Compute mean and gain. The gain is 1 / (unbiased std + 1e-6) for the scale `std`, and 1 for `none`."""
         if scale not in ("std", "none"):
-            raise ValueError(f"unknown scale {scale!r}; one of std, none")
+            raise ValueError(f"unknown scale {scale!r}; choose one of std, none")
         mean = _mean(values)
-        if _all_equal(values):  # otherwise the rounding error of the mean would be divided by 1e-6
+        if _all_equal(values):  # with another gain, the rounding error of the mean would be divided by 1e-6
             return cls(mean, 0.0)
         if scale == "none":
             return cls(mean, 1.0)

@@ -146,7 +146,7 @@ def _units(batch: Batch, level: str) -> tuple[Tensor, int]:
         return batch.row_of_token, batch.n_rows
     if level == "trajectory":
         return batch.trajectory_of_row[batch.row_of_token], batch.n_trajectories
-    raise ValueError(f"unknown ratio_level {level!r}; one of {', '.join(RATIO_LEVELS)}")
+    raise ValueError(f"unknown ratio_level {level!r}; choose one of {', '.join(RATIO_LEVELS)}")
 
 
 def _segment_mean(values: Tensor, segment: Tensor, size: int) -> Tensor:
@@ -286,7 +286,7 @@ def behaviour_correction(batch: Batch, kind: str, low: float, high: float) -> Te
         return weight.clamp(max=high)
     if kind == "icepop":
         return torch.where((weight >= low) & (weight <= high), weight, torch.zeros_like(weight))
-    raise ValueError(f"unknown correction {kind!r}; one of none, truncate, icepop, geometric")
+    raise ValueError(f"unknown correction {kind!r}; choose one of none, truncate, icepop, geometric")
 
 
 @torch.no_grad()

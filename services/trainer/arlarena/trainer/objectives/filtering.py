@@ -95,7 +95,7 @@ class Selection(Generic[Item]):
             ValueError: the rule is unknown, or `wanted` or `max_tries` is below 1.
         """
         if rule not in FILTERS:
-            raise ValueError(f"unknown filter {rule!r}; one of {', '.join(FILTERS)}")
+            raise ValueError(f"unknown filter {rule!r}; choose one of {', '.join(FILTERS)}")
         if wanted < 1 or max_tries < 1:
             raise ValueError(f"wanted = {wanted} and max_tries = {max_tries} must be at least 1")
         self._useful = FILTERS[rule]

@@ -47,7 +47,7 @@ class LossConfig:
     def __post_init__(self) -> None:
         """Check the name and the ranges."""
         if self.correction not in CORRECTIONS:
-            raise ValueError(f"unknown correction {self.correction!r}; one of {', '.join(CORRECTIONS)}")
+            raise ValueError(f"unknown correction {self.correction!r}; choose one of {', '.join(CORRECTIONS)}")
         if self.kl_coefficient < 0 or self.entropy_coefficient < 0:
             raise ValueError(f"coefficients must be at least 0, got {self}")
         if not 0 <= self.correction_low < 1 < self.correction_high:

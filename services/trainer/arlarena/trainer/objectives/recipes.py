@@ -96,16 +96,16 @@ class Recipe:
         own, known = hyperparameters(CLIPS[self.clip].config), choices()
         if twice := own.keys() & {*known, "name"}:
             raise RecipeError(
-                f"clip {self.clip!r}: the hyperparameter {min(twice)!r} has the name of a field of all recipes; rename "
-                f"the hyperparameter"
+                f"clip {self.clip!r}: every recipe already has a field {min(twice)!r}; give the clip's hyperparameter "
+                f"another name"
             )
         for key in self.clip_options:
             if key in own:
                 continue
             if readers := [name for name, clip in CLIPS.items() if key in hyperparameters(clip.config)]:
                 raise RecipeError(
-                    f"{self.name}.{key} is set, but clip {self.clip!r} has no hyperparameter {key!r}; clips with it: "
-                    f"{', '.join(map(repr, readers))}"
+                    f"{self.name}.{key} is set, but clip {self.clip!r} has no hyperparameter {key!r}; clips with this "
+                    f"hyperparameter: {', '.join(map(repr, readers))}"
                 )
             raise RecipeError(
                 f"recipe {self.name!r} has no choice {key!r}: {nearest(key, [*known, *own])} "
@@ -243,8 +243,8 @@ def compute_advantages(
     advantages = ADVANTAGES[recipe.advantage].estimate(groups, config)
     if [list(map(len, each.total)) for each in advantages] != [list(map(len, group.rewards)) for group in groups]:
         raise ValueError(
-            f"advantage {recipe.advantage!r} returned other numbers of values than the groups have turns; it must "
-            f"return one value for each turn"
+            f"advantage {recipe.advantage!r} returned a wrong number of values; it must return one value for each turn "
+            f"of each trajectory"
         )
     return advantages
 
@@ -272,7 +272,8 @@ class RunContext:
             )
         if self.updates_per_batch < 1 or self.group_size < 1:
             raise RecipeError(
-                f"the numbers of updates per batch and of episodes per group must be at least 1, got {self}"
+                f"updates_per_batch and group_size must be at least 1, but are {self.updates_per_batch} and "
+                f"{self.group_size}"
             )
 
 

@@ -38,7 +38,7 @@ def nearest(given: object, names: Iterable[str]) -> str:
     """
     names = list(names)
     close = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"one of {', '.join(names)}"
+    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"choose one of {', '.join(names)}"
 
 
 class Registry(Mapping[str, Entry]):
