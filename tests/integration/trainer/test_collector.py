@@ -201,7 +201,7 @@ async def test_groups_without_turns_end_the_run_with_the_reason(streams, start):
 
     start(Worker(streams, outcome))
     with pytest.raises(
-        RunError, match=r"3 groups in a row .* a prompt of 900 tokens .* context of 512: give the policy"
+        RunError, match=r"3 groups in a row .* a prompt of 900 tokens .* context of 512: either give the policy"
     ):
         await collector.batch()
     assert collector.state.ledger.counts()["empty"] == 3

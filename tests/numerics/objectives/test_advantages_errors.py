@@ -10,9 +10,9 @@ from arlarena.trainer.objectives import GroupRewards, compute_advantages, recipe
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"action_valid": [[True]]}, "action_valid: the trajectories have"),
-        ({"state_keys": [["a"], ["b", "c"]]}, "state_keys: the trajectories have"),
-        ({"rows": [[0], [0]]}, "rows: the trajectories have"),
+        ({"action_valid": [[True]]}, r"action_valid has \[1\] turns per trajectory"),
+        ({"state_keys": [["a"], ["b", "c"]]}, r"state_keys has \[1, 2\] turns per trajectory"),
+        ({"rows": [[0], [0]]}, r"rows has \[1, 1\] turns per trajectory"),
         ({"returns": [1.0]}, "returns has 1 trajectories"),
         ({"successes": [True, False, True]}, "successes has 3"),
         ({"returns": [1.0, math.inf]}, "return .* is inf"),

@@ -80,7 +80,7 @@ def test_overrides_change_a_copy():
         ("sampo", {"max_tries": 0}, "whole number"),
         ("sampo", {"max_tries": 2.5}, "whole number"),
         ("sampo", {"backfill": "yes"}, "true or false"),
-        ("sampo", {"dual_clip": 3.0}, "clips with it: 'ppo'"),
+        ("sampo", {"dual_clip": 3.0}, "clips with this hyperparameter: 'ppo'"),
         ("grpo", {"dual_clip": 0.5}, "at least 1"),
         ("gspo_literal", {"ratio_level": "token"}, "not 'token'"),
     ],

@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.processes import forking_support
 
+from arlarena.proto.config import ConfigError
 from arlarena.proto.records.group_records import GroupRecord, StepRecord, decode_frame, record_path
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import PolicyVersion
@@ -144,6 +145,18 @@ def test_a_changed_figure_is_found(tmp_path, tiny_directory, make_group):
         next(learner.scorer.parameters()).add_(0.05)
     learner.policy.save_pretrained(moved)
     assert check_records(records, str(moved), method, settings).differences["log_probs"] > 1e-4
+
+
+def test_a_policy_that_is_not_finite_cannot_be_checked(tmp_path, tiny_directory, make_group):
+    settings = settings_of()
+    recorded_step(tmp_path, tiny_directory, make_group, recipe("sampo"), settings)
+    _, records = load_records(record_path(tmp_path, 1))
+    policy = load_policy(tiny_directory)
+    with torch.no_grad():
+        next(policy.parameters()).fill_(float("nan"))
+    policy.save_pretrained(tmp_path / "damaged")
+    with pytest.raises(ConfigError, match="cannot be computed again: entropies under the policy are not finite in"):
+        check_records(records, str(tmp_path / "damaged"), recipe("empg"), settings)
 
 
 def test_only_the_first_update_has_the_weights_before_the_step(tmp_path, tiny_directory, make_group):

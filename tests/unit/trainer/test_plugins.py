@@ -111,8 +111,16 @@ def test_a_change_of_the_clip_drops_the_hyperparameters_that_the_new_one_lacks(m
         ("softly", {"softness": 2.5}, "at most 2"),
         ("softly", {"softness": "much"}, "must be a finite number"),
         ("softly", {"softness": None}, "must be a finite number"),
-        ("softly", {"tau_positive": 1.0}, "clip 'soft' has no hyperparameter 'tau_positive'; clips with it: 'sapo'"),
-        ("grpo", {"softness": 1}, "clip 'ppo' has no hyperparameter 'softness'; clips with it: 'soft'"),
+        (
+            "softly",
+            {"tau_positive": 1.0},
+            "clip 'soft' has no hyperparameter 'tau_positive'; clips with this hyperparameter: 'sapo'",
+        ),
+        (
+            "grpo",
+            {"softness": 1},
+            "clip 'ppo' has no hyperparameter 'softness'; clips with this hyperparameter: 'soft'",
+        ),
         ("grpo", {"clip": "sofd"}, r"grpo\.clip = 'sofd': did you mean 'soft'"),
     ],
 )
@@ -168,7 +176,7 @@ class Shadowing(ClipConfig):
         (lambda: register_clip("c", dict), "must be a subclass of ClipConfig"),
         (
             lambda: (register_clip("c", Shadowing)(min), Recipe(name="r", clip="c")),
-            "the hyperparameter 'gamma' has the name",
+            "every recipe already has a field 'gamma'",
         ),
     ],
 )

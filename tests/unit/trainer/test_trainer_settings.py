@@ -19,7 +19,7 @@ def write(folder, text):
         ('[trainer]\nrecipe = "sampoo"', r"run\.toml: \[trainer\] unknown recipe 'sampoo': did you mean 'sampo'"),
         ('[trainer.recipe_overrides]\nclip = "ppo2"', r"run\.toml: \[trainer\] sampo\.clip = 'ppo2'"),
         ("[trainer.recipe_overrides]\nomegga = 1.0", "no choice 'omegga': did you mean 'omega'"),
-        ("[trainer]\ngroup_size = 1", "drops every group with group_size = 1; set group_size to 2"),
+        ("[trainer]\ngroup_size = 1", "drops every group with group_size = 1; either set group_size to 2"),
         (
             '[trainer]\nrecipe = "grpo"\npolicy_anchor = "decoupled"\ngroups_per_step = 4\nminibatch_groups = 4',
             "has no effect",
@@ -33,7 +33,10 @@ def write(folder, text):
             "[trainer]\nminibatch_groups = 8\ngroups_per_step = 4",
             "minibatch_groups = 8 is above groups_per_step = 4.*set minibatch_groups to 4 or less",
         ),
-        ('[trainer]\nrecipe = "grpo"\ngroup_size = 1', "no baseline; set group_size to 2 or more, or use recipe = 'r"),
+        (
+            '[trainer]\nrecipe = "grpo"\ngroup_size = 1',
+            "no baseline; either set group_size to 2 or more, or use recipe = 'r",
+        ),
         (
             "[trainer]\nreissue_after_s = 60.0\nno_data_timeout_s = 50.0",
             "reissue_after_s = 60 must be below no_data_timeout_s = 50",

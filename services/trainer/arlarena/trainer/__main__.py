@@ -63,8 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     tiny.add_argument("--out", type=Path, required=True, help="directory to write")
     tiny.add_argument(
         "--environment-url",
-        help="environment server that lists the texts that become one token each (default: ARLARENA_ENVIRONMENT_URL); "
-        "without a server, the tokens are the words of [policy.tiny] and single characters",
+        help="URL of the environment server (default: ARLARENA_ENVIRONMENT_URL); the server lists the texts that "
+        "become one token each; without a server, the tokens are the words of [policy.tiny] and single characters",
     )
     tiny.add_argument("--seed", type=int, help="seed of the weights (default: ARLARENA_SEED, else [run] seed)")
     _add_clone(_command(commands, "clone", "behaviour cloning from recorded demonstrations"))
@@ -84,7 +84,9 @@ def _command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
 def _add_clone(cloning: argparse.ArgumentParser) -> None:
     cloning.add_argument("--config", type=Path, required=True, help="TOML file of the run, with the table [clone]")
     cloning.add_argument("--model", required=True, help="policy to start from: a directory or a hub name")
-    cloning.add_argument("--demonstrations", type=Path, required=True, help="file of groups or conversations (.jsonl)")
+    cloning.add_argument(
+        "--demonstrations", type=Path, required=True, help="file of recorded groups, or of conversations (.jsonl)"
+    )
     cloning.add_argument(
         "--validation",
         type=Path,
@@ -112,13 +114,13 @@ def _add_train(train: argparse.ArgumentParser) -> None:
         "--inference-url",
         action="append",
         default=[],
-        help="URL of a policy server to send new weights to; may be given several times; default: the trainer only "
+        help="URL of a policy server that gets new weights; may be given several times; default: the trainer only "
         "writes the weights to RUN/weights",
     )
     train.add_argument(
         "--environment-url",
-        help="environment server that reports the number of tasks in the split (default: ARLARENA_ENVIRONMENT_URL); "
-        "without a server, the split counts as endless",
+        help="URL of the environment server (default: ARLARENA_ENVIRONMENT_URL); the server reports the number of "
+        "tasks in [trainer] task_split; without a server, this split counts as endless",
     )
     _add_plugin(train)
     train.add_argument("--resume", action="store_true", help="continue from the newest checkpoint, if there is one")
@@ -126,22 +128,24 @@ def _add_train(train: argparse.ArgumentParser) -> None:
 
 
 def _add_replay(replaying: argparse.ArgumentParser) -> None:
-    replaying.add_argument("groups", type=Path, help="file of groups, such as RUN/groups/step-000020.msgpack")
+    replaying.add_argument(
+        "groups", type=Path, help="file of RUN/groups or RUN/records, such as RUN/groups/step-000020.msgpack"
+    )
     replaying.add_argument(
         "--check", action="store_true",
         help="compute the recorded figures of the first update again, and print the largest differences; GROUPS must "
-        "be a file such as RUN/records/step-000020.records, and --model the weights before this step",
+        "be a file such as RUN/records/step-000020.records, and --model must be the weights before this step",
     )  # fmt: skip
     replaying.add_argument("--model", required=True, help="policy that computes log-probs: a directory or a hub name")
     replaying.add_argument(
-        "--recipe", action="append", help="method to compute; may be given several times (default: [trainer] recipe)"
+        "--recipe", action="append", help="method to use; may be given several times (default: [trainer] recipe)"
     )
     replaying.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="CHOICE=VALUE",
-        help="set a choice or hyperparameter of all computed methods; may be repeated",
+        help="set a choice or hyperparameter of all methods in the table; may be given several times",
     )
     _add_plugin(replaying)
     replaying.add_argument("--config", type=Path, help="TOML file of the run, with the table [trainer]")
@@ -155,7 +159,7 @@ def _add_plugin(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="MODULE",
         help="Python module that registers recipes, clips, advantages or filters; loaded in addition to [trainer] "
-        "plugins; may be repeated",
+        "plugins; may be given several times",
     )
 
 
@@ -184,13 +188,13 @@ def make_tiny(args: argparse.Namespace, log: Logger) -> int:
 
 
 def _environment_of(args: argparse.Namespace, log: Logger) -> Info | None:
-    """Return the description of the environment. It contains the vocabulary for a tiny policy.
+    """Return the description of the environment, including the vocabulary for a tiny policy.
 
-    Returns None if no address of a server is given.
+    Returns None if no address of an environment server is given.
 
     Raises:
-        ConfigError: the server's environment differs from `[environment] name`.
-        ServiceError: the server does not answer.
+        ConfigError: the address is invalid, or the server's environment differs from `[environment] name`.
+        ServiceError: the server does not answer within `[trainer] service_wait_s`.
     """
     from arlarena.trainer.state.tasks import environment_info
 
@@ -307,7 +311,7 @@ def _address(flag: str, url: str) -> str:
 
 
 def _report_failure(log: Logger, error: Exception, code: int = EXIT_FAILED) -> int:
-    if "No space left on device" in str(error):  # search the text: errors of safetensors have no errno
+    if "No space left on device" in str(error):  # the text is searched, because errors of safetensors have no errno
         error = OSError(f"the disk is full: free space, then run again with --resume ({error})")
     log.error("failed", reason=str(error))
     print_error(error)

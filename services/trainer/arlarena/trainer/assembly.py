@@ -66,6 +66,8 @@ async def run_trainer(plan: Invocation, log: Logger, interrupted: Callable[[], s
 
     Raises:
         Interrupted: a signal arrived.
+        ConfigError, CheckpointError, ServiceError, PushError, RunError, StreamError, OSError: the run cannot start, or
+            cannot continue.
     """
     settings = plan.settings
     method, warnings = load_recipe(settings)
@@ -114,13 +116,14 @@ def _load_checkpoint(
     this function, and the other ranks call `receive_restore`.
 
     Raises:
-        CheckpointError: the run has checkpoints but `plan.resume` is not set; or no checkpoint can be used; or the run
-            directory has weights but no checkpoint (a new run would delete these weights).
+        CheckpointError: in three cases. `plan.resume` is not set, but the run has checkpoints. `plan.resume` is set,
+            but the checkpoint cannot be loaded. The run directory has weights but no checkpoint, and a new run would
+            delete these weights.
     """
     checkpoints = Checkpoints(plan.run_dir / "checkpoints", plan.settings.keep_checkpoints)
     if not checkpoints.committed() and (later := versions_after(plan.run_dir / "weights", 0)):
         raise CheckpointError(
-            f"{plan.run_dir} holds weights of a run ({later[-1].name}) but no checkpoint: give another --run-dir"
+            f"{plan.run_dir} contains weights of a run ({later[-1].name}) but no checkpoint: give another --run-dir"
         )
     if plan.resume:
         state = checkpoints.load_latest(partial(restore_on_all_ranks, learner, ranks), log)
@@ -129,7 +132,8 @@ def _load_checkpoint(
         return checkpoints, state
     if checkpoints.committed():
         raise CheckpointError(
-            f"{plan.run_dir} holds a run with checkpoints: give --resume to continue it, or another --run-dir"
+            f"{plan.run_dir} contains checkpoints of a run: either give --resume to continue this run, or give another "
+            f"--run-dir"
         )
     no_restore(ranks)
     return checkpoints, None
@@ -211,7 +215,7 @@ async def _train(
 def _files(plan: Invocation, step: int) -> tuple[VersionStore, MetricsFile, MetricsFile]:
     """Open the version store (the published weights), metrics.jsonl and flows.jsonl.
 
-    Data of steps after `step` are removed. A previous process may have written such data after its last checkpoint.
+    Data of steps after `step` are removed, because a previous process may have written data after its last checkpoint.
     """
     settings = plan.settings
     # Workers and servers may still read the second newest version, so at least two versions are kept.

@@ -1,4 +1,4 @@
-"""Recomputes recorded figures: `arlarena replay RUN/records/step-000020.records --model WEIGHTS --check`.
+"""Recomputes the recorded figures of a step: `arlarena replay RUN/records/step-000020.records --model WEIGHTS --check`.
 
 WEIGHTS are the weights before the step. Advantages, masks, log-probs, entropies, ratios and clip marks are computed
 again from the recorded groups, and compared with the record.
@@ -26,7 +26,7 @@ from arlarena.proto.records.group_records import (
     decode_frame,
 )
 from arlarena.proto.trajectory import SchemaError
-from arlarena.trainer.batching.scoring import ScoredGroup, score, training_samples
+from arlarena.trainer.batching.scoring import NotFinite, ScoredGroup, score, training_samples
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.metrics.recorder import collect_figures, usable_members
@@ -41,13 +41,13 @@ FLOATS = ("log_probs", "old_log_probs", "reference_log_probs", "entropies", "rat
 
 @dataclass(slots=True)
 class RecordCheck:
-    """The result of a check.
+    """The differences between the recorded figures of a step and the same figures, computed again.
 
     Attributes:
-        groups: number of groups with compared advantages.
-        tokens: number of tokens with compared figures.
+        groups: number of groups in the comparison of the advantages.
+        tokens: number of tokens in the comparison of all other figures.
         differences: the largest absolute difference of each figure, by the name of the figure.
-        marks: number of different clip marks of tokens, plus number of different sequence masks of turns.
+        marks: number of tokens with a different clip mark, plus number of turns with a different sequence mask.
     """
 
     groups: int = 0
@@ -56,7 +56,10 @@ class RecordCheck:
     marks: int = 0
 
     def add(self, name: str, recorded: Sequence[float], computed: Sequence[float]) -> None:
-        """Compare the values of one figure. If the numbers of values differ, the difference is infinite."""
+        """Compare the values of the figure `name`, and keep the largest difference.
+
+        If `recorded` and `computed` have different lengths, the difference is infinite.
+        """
         if len(recorded) != len(computed):
             largest = math.inf
         else:
@@ -65,7 +68,7 @@ class RecordCheck:
 
 
 def load_records(path: Path) -> tuple[StepRecord, list[GroupRecord]]:
-    """Read a file of `RUN/records`.
+    """Read a file of the folder RUN/records. Returns (record of the step, records of the step's groups).
 
     Raises:
         ConfigError: the file cannot be read, or a record is damaged.
@@ -92,13 +95,13 @@ def _frames(data: bytes) -> Iterator[bytes]:
 def check_records(
     groups: Sequence[GroupRecord], model: str, recipe: Recipe, settings: TrainerSettings, reference: str | None = None
 ) -> RecordCheck:
-    """Compute the figures of `groups` again, and compare them with the record.
+    """Compute the figures of `groups` again, and compare them with the recorded figures.
 
     `model`: the policy with the weights before the step. `reference`: the reference policy of the run; None: use
     `model`, and do not compare log-probs of the reference policy.
 
     Raises:
-        ConfigError: no group was trained on.
+        ConfigError: no group was in an update, a policy cannot be loaded, or an entropy or advantage is not finite.
     """
     trained = [each for each in groups if each.status in ("trained", "backfilled", "skipped")]
     if not trained:
@@ -127,17 +130,21 @@ def _rescored(records: Sequence[GroupRecord], learner: Learner) -> list[ScoredGr
     settings = learner.settings
     groups = [record.group for record in records]
     digests = {span.version.digest for g in groups for t in g.trajectories for turn in t.turns for span in turn.spans}
-    scored = score(
-        learner.recipe,
-        groups,
-        StalenessPolicy(0, 0, dict.fromkeys(digests, 0)),
-        invalid_penalty=settings.invalid_penalty,
-        max_response_tokens=settings.max_response_tokens,
-        entropy_fn=learner.mean_entropies,
-        no_action_turns=settings.no_action_turns,
-        growing=settings.rows == "episodes",
-    )
-    # A record does not contain the run's versions, so `score` cannot find the usable members. Their turns have figures.
+    try:
+        scored = score(
+            learner.recipe,
+            groups,
+            StalenessPolicy(0, 0, dict.fromkeys(digests, 0)),
+            invalid_penalty=settings.invalid_penalty,
+            max_response_tokens=settings.max_response_tokens,
+            entropy_fn=learner.mean_entropies,
+            no_action_turns=settings.no_action_turns,
+            growing=settings.rows == "episodes",
+        )
+    except NotFinite as error:
+        raise ConfigError(f"the figures cannot be computed again: {error}") from error
+    # A record does not contain the versions of the run, so `score` cannot know which members were usable. The usable
+    # members are those with recorded figures (`MemberRecord.turns`).
     return [
         ScoredGroup(again.group, again.advantages, tuple(bool(member.turns) for member in record.members))
         for record, again in zip(records, scored, strict=True)

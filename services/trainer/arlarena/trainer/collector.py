@@ -1,12 +1,12 @@
 """Issues tasks within the limit of open groups, and collects one batch of groups for each step.
 
-The ledger (`state/ledger.py`) records all issued groups. A group is open until the ledger records the outcome. Each
+The ledger (`state/ledger.py`) records all issued groups. A group is open until the ledger records its outcome. Each
 entry of the stream `groups` contains a group or a dead letter. A dead letter reports that a group could not be played.
 A step is lost if a crash happened between the step and the next checkpoint. An entry is handled in one of three ways:
 
-- An open group is offered to the batch. If the group cannot be trained on, the ledger records the outcome at once.
-- If weights of a lost step sampled an open group, the group is discarded, and its task is issued again.
-- If a group has an outcome or was issued in a lost step, the group is not open. The entry is acknowledged and ignored.
+- An open group is offered to the batch. If the group cannot be trained on, the ledger records its outcome at once.
+- If an open group was sampled with weights of a lost step, the group is discarded, and its task is issued again.
+- A group is not open if it has an outcome, or if it was issued in a lost step. The entry is acknowledged and ignored.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class CollectionProgress:
         groups_wanted: size of the batch.
         episodes: episodes in all groups that were offered to the batch.
         filtered: groups that the filter dropped.
-        unsolved: groups that the filter dropped and in which no episode succeeded.
+        unsolved: groups without a successful episode, among the groups that the filter dropped.
     """
 
     groups: int
@@ -94,10 +94,11 @@ class Collector:
         waiting: groups that were received, but not yet offered to a batch.
         consumed: stream id of each received entry, by group id. The entry is acknowledged after a checkpoint contains
             the outcome of the group.
-        guard: called between reads of the stream; raises an exception after a signal or if the lease is lost.
-        free_broker_memory: saves a checkpoint and acknowledges entries. Called if no group arrives: unacknowledged
-            entries may fill the broker's memory, and a full broker accepts no groups.
-        on_progress: called with the progress of the batch, at least every half second.
+        guard: called between reads of the stream. It raises an exception after a signal, or if the lease is lost.
+        free_broker_memory: saves a checkpoint and acknowledges entries. It is called if the broker is full, or if no
+            group arrives for `reissue_after_s`. Unacknowledged entries may fill the broker's memory, and a full broker
+            accepts no groups.
+        on_progress: called with the progress of the batch, about every half second.
         broker_full: whether the broker refused the newest write because its memory is full.
     """
 
@@ -127,9 +128,9 @@ class Collector:
     async def resume(self) -> None:
         """Restore the streams after a restart: receive unacknowledged entries again, and issue open tasks again.
 
-        Steps of the previous process after the checkpoint are lost. If weights of a lost step sampled a group, the
-        group is discarded. Tasks that were issued in lost steps are withdrawn: these tasks will be issued again in
-        later steps, and workers must not start them earlier.
+        The steps of the previous process after the checkpoint are lost. Groups that were sampled with weights of lost
+        steps are discarded, and their tasks are issued again. Tasks that were issued in lost steps are withdrawn: these
+        tasks will be issued again in later steps, and workers must not start them earlier.
         """
         await self._receive_pending(after_restart=True)
         while entries := await self.streams.collect(consumer=CONSUMER, count=_PAGE, block_s=0.0):
@@ -206,16 +207,14 @@ class Collector:
         self.state.environment_steps += sum(len(each.turns) for group in groups for each in group.trajectories)
 
     def _issue_limit(self, selection: Selection[Group], judged: int) -> int:
-        """Return how many tasks may be issued now.
+        """Return how many tasks may be issued now: `staleness` · `groups_per_step` + W - N.
 
-        The limit is `staleness` · `groups_per_step` + W - N. W is the number of groups that the batch still needs. N is
-        the number of open groups that are not judged. A group is judged if the group was offered to the batch of this
-        step or is stale. `judged`: the number of judged groups. The ledger lists judged groups as open until `settle`
-        is called.
+        W is the number of groups that the batch still needs, but at most `selection.left`. N is the number of open
+        groups that are not judged. A group is judged if the group was offered to the batch of this step or is stale.
+        `judged`: the number of judged groups. The ledger lists judged groups as open until `settle` is called.
 
-        The ledger's own limit (`Ledger.allowance`) is too high, because it allows more tasks when the filter drops
-        groups. Workers would sample the groups of these tasks with the weights before the current step. These groups
-        would be one step too old.
+        The ledger's own limit (`Ledger.allowance`) cannot be used here: it leaves room for a full batch, even if
+        `max_tries` makes the batch close with fewer groups. The additional groups would be one step too old.
         """
         size = self.settings.groups_per_step
         wanted = 0 if selection.is_full() else min(size - selection.kept, selection.left)
@@ -251,10 +250,10 @@ class Collector:
         )
 
     async def _issue(self, indices: list[int]) -> int:
-        """Issue the tasks `indices`. Returns the number of tasks that the broker did not have yet.
+        """Issue the tasks of the groups with `indices`. Returns the number of tasks that the broker did not have yet.
 
-        If the memory of the broker is full, no task is issued and the result is 0. The tasks stay open in the ledger,
-        and are issued again later.
+        If the memory of the broker is full, no task is issued, and the result is 0. The groups stay open in the ledger,
+        and their tasks are issued again later.
         """
         if not indices:
             return 0
@@ -302,15 +301,15 @@ class Collector:
         await self._receive_all(await self.streams.collect_pending(consumer=CONSUMER), after_restart=after_restart)
 
     async def _receive_all(self, entries: list[GroupEntry], *, after_restart: bool = False) -> None:
-        """Handle entries by the rules of the module docstring.
+        """Handle `entries` by the three rules in the docstring of this module.
 
-        After a restart, groups that were sampled by unknown weights are expected, and do not count as unusable.
+        After a restart, groups that were sampled with unknown weights are expected, and do not count as unusable.
         """
         ignored: dict[str, str] = {}
         again: list[int] = []
         for entry in entries:
             if self.consumed.get(entry.group_id) == entry.stream_id:
-                continue  # a second delivery
+                continue  # the entry was received before
             index = self.state.ledger.open.get(entry.group_id)
             if index is None or entry.group_id in self.consumed:
                 ignored[entry.stream_id] = entry.group_id
@@ -353,7 +352,10 @@ class Collector:
             self.waiting.append(group)
 
     def _unknown_version(self, entry: GroupEntry) -> str | None:
-        """Return a version that sampled a token of the group and is unknown to this run; None if there is none."""
+        """Return the first version (weights of one step) that sampled a token of the group, but is unknown to this run.
+
+        Returns None if all versions are known.
+        """
         if isinstance(entry.item, DeadLetter):
             return None
         for trajectory in entry.item.trajectories:
@@ -390,6 +392,6 @@ def empty_reason(group: Group) -> str:
     if not faults:
         return f"task {group.task.id} ends before the first turn; choose tasks that have turns to play"
     return (
-        f"{faults[0]}: give the policy a longer context ([policy.tiny] max_positions, or --max-model-len in "
-        f"[inference] vllm_arguments), or make the prompt shorter ([environment.options] template, history)"
+        f"{faults[0]}: either give the policy a longer context ([policy.tiny] max_positions or [inference] "
+        f"max_model_len), or make the prompt shorter ([environment.options] template or history)"
     )

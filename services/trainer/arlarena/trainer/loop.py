@@ -55,7 +55,8 @@ from arlarena.trainer.weights.versions import Version, VersionStore
 class Trainer:
     """Runs the training loop. `state` is shared with the collector and saved in checkpoints.
 
-    `guard` is called before each attempt to push. It raises an exception if the trainer must stop or lost its lease.
+    `guard` is called before each attempt to push weights. It raises an exception if the trainer must stop or has lost
+    its lease.
     """
 
     settings: TrainerSettings
@@ -83,8 +84,14 @@ class Trainer:
     async def train(self, *, resumed: bool) -> None:
         """Train until `steps`, `max_minutes` or `max_environment_steps` is reached. Write the reason to training.json.
 
-        After an error or a signal, save a checkpoint and raise the error again. If the lease is lost, write nothing and
-        raise `TrainerLeaseLost`, because another trainer may be writing to the run directory.
+        `resumed`: whether a checkpoint was restored before this call.
+
+        Raises:
+            Interrupted, RunError, StreamError, PushError, OSError: a signal arrived, or the run cannot continue. Before
+                the exception is raised again, the trainer tries to save a checkpoint, and writes the reason to
+                training.json.
+            TrainerLeaseLost: the lease is lost. Nothing is written, because another trainer may be writing to the run
+                directory.
         """
         self.collector.free_broker_memory, self.collector.on_progress = self.free_broker_memory, self._show_collecting
         ending = EndingFile(self.run)
@@ -115,8 +122,8 @@ class Trainer:
             self.state.step += 1
             now = time.monotonic()
             self.state.seconds += now - started
-            # The record precedes the checkpoint. A resumed run removes the records after its checkpoint, so each step
-            # has exactly one record.
+            # The record is written before the checkpoint. A resumed run removes the records after its checkpoint, so
+            # each step has exactly one record.
             self.record(collected, groups, metrics, now - recorded)
             recorded = now
             self._check_skipped_steps(metrics, skipped_groups)
@@ -126,7 +133,7 @@ class Trainer:
         self.log.info("trained", steps=self.state.step, **self.state.ledger.counts())
 
     def done(self) -> float:
-        """Return the completed share of the run: the maximum of `limits` and the share of steps taken."""
+        """Return the completed share of the run: the largest of (steps taken / `steps`) and the shares in `limits`."""
         return max(self.state.step / self.settings.steps, *self.limits().values(), 0.0)
 
     def limits(self) -> dict[str, float]:
@@ -162,8 +169,8 @@ class Trainer:
         `version`: the version of the weights before the first of these steps.
 
         Returns the scored groups, the metrics of this training step, and the ids of the groups in updates that were not
-        applied. If an advantage is not finite, no optimiser step is taken. The first two results are then empty, and
-        the third result contains the ids of all groups.
+        applied. If `score` raises NotFinite, no optimiser step is taken. The first two results are then empty, and the
+        third result contains the ids of all groups.
         """
         settings, step = self.settings, self.state.step
         self.recorder.start(step + 1, collected, version.version)
@@ -194,11 +201,12 @@ class Trainer:
     def score(self, collected: Collected) -> list[ScoredGroup]:
         """Compute advantages over complete groups.
 
-        Members that are stale or have a turn without an action are marked as not usable. The rewards of these members
-        count in the mean and standard deviation of the group.
+        A member (episode) is marked as not usable if it is stale. With `no_action_turns = "mask"`, a member that has a
+        turn without an action is also not usable. The rewards of these members still count in the mean and standard
+        deviation of the group.
 
         Raises:
-            NotFinite: an advantage is not finite.
+            NotFinite: a reward, entropy or advantage is not finite.
         """
         settings = self.settings
         return score(
@@ -227,13 +235,15 @@ class Trainer:
         if self.state.skipped_steps >= self.settings.max_skipped_steps:
             raise RunError(
                 f"{counted(self.state.skipped_steps, 'step')} in a row without a finite loss and gradient; groups of "
-                f"the last step: {', '.join(sorted(skipped_groups))}. Lower [trainer] lr or gradient_clip, or examine "
-                f"recorded groups with `arlarena replay`",
+                f"the last step: {', '.join(sorted(skipped_groups))}. Either lower [trainer] lr or [trainer] "
+                f"gradient_clip, or examine recorded groups with `arlarena replay`",
                 permanent=True,
             )
 
     async def publish(self) -> Version:
         """Write the current weights, save a checkpoint if one is due, push the weights, and issue new tasks.
+
+        Returns the written version of the weights.
 
         New tasks are issued last, for two reasons. First, the memory of the broker may be full until `save` has
         acknowledged entries. Second, a group that starts before the push would be one step older. At the end of the run
@@ -262,8 +272,9 @@ class Trainer:
         `weights`: the current weights; None: read the weights from the learner.
 
         Raises:
-            TrainerLeaseLost: another trainer holds the lease of the run.
+            TrainerLeaseLost: another trainer has the lease of the run.
             RunError: weights or optimiser state are not finite.
+            OSError, StreamError: a file cannot be written, or the broker does not acknowledge the entries.
         """
         self.lease.check()
         optimizer = self._finite("optimiser state", self.learner.optimizer_state())
@@ -272,7 +283,10 @@ class Trainer:
         await self.collector.acknowledge()
 
     async def free_broker_memory(self) -> None:
-        """Save a checkpoint if an entry can be acknowledged afterwards. The broker then deletes the entry."""
+        """If a received group has an outcome, save a checkpoint and acknowledge the stream entry of the group.
+
+        The broker then deletes the entry.
+        """
         if any(group in self.state.ledger.lineage for group in self.collector.consumed):
             await self.save()
 
@@ -304,8 +318,8 @@ class Trainer:
         name = first_not_finite(tensors)
         if name is not None:
             raise RunError(
-                f"{kind}: {name} is not finite at step {self.state.step}, and was not written or pushed; correct the "
-                f"policy that the run starts from, or resume from the newest checkpoint with a lower [trainer] lr",
+                f"{kind}: {name} is not finite at step {self.state.step}, and was not written or pushed; either start "
+                f"from a policy with finite weights, or resume from the newest checkpoint with a lower [trainer] lr",
                 permanent=True,
             )
         return tensors
@@ -315,7 +329,8 @@ class Trainer:
     ) -> None:
         """Write the metrics and the group records of the step. Every `record_groups_every` steps, also write the batch.
 
-        `learning`: the metrics that `learn` returned. `seconds`: time since the record of the previous step.
+        `groups` and `learning`: the scored groups and the metrics that `learn` returned. `seconds`: time since the
+        record of the previous step.
         """
         self.lease.check()
         step, selected = self.state.step, collected.selected

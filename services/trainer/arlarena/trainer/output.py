@@ -26,17 +26,18 @@ MARKER = "arlarena.json"
 def check_output(
     out: Path, *, apart: Mapping[str, Path] | None = None, outside: Mapping[str, Path] | None = None
 ) -> None:
-    """Check that a command may write the folder `out`. Changes nothing.
+    """Check that a command can write the folder `out` without damage to other files. Changes nothing.
 
-    The keys of `apart` and `outside` are the flags of the paths.
+    Two folders overlap if they are equal or one of them is inside the other.
 
     Args:
         out: the folder to write.
-        apart: folders that `out` must not be equal to, contain, or be inside.
-        outside: files and folders that `out` must not be equal to or contain.
+        apart: maps command-line options, such as `--model`, to folders. `out` must not overlap these folders.
+        outside: maps command-line options to files and folders. None of them may be `out` or inside `out`.
 
     Raises:
-        ConfigError: the command may not write `out`.
+        ConfigError: `out` violates one of these rules, is a file or a mount point, or contains files that its
+            `arlarena.json` does not list.
     """
     place = out.resolve()
     for flag, path in {**(apart or {}), **(outside or {})}.items():
@@ -53,7 +54,7 @@ def check_output(
 
 
 def _unknown_entries(folder: Path) -> list[str]:
-    """Return the sorted names of files and folders in `folder` that `arlarena.json` does not list."""
+    """Return the sorted names of all folders in `folder`, and of the files that `arlarena.json` does not list."""
     try:
         written = {MARKER, *json.loads((folder / MARKER).read_bytes())["files"]}
     except (OSError, ValueError, KeyError, TypeError):
@@ -65,11 +66,11 @@ def _unknown_entries(folder: Path) -> list[str]:
 def atomic_folder(out: Path, record: Mapping[str, Any]) -> Iterator[Path]:
     """Create a temporary folder in the parent of `out`, and yield the folder.
 
-    At the end of the block, write `record` to `arlarena.json` in the folder, and rename the folder to `out`. After an
-    exception, delete the temporary folder.
+    At the end of the `with` block, write `record` and the list of the files to `arlarena.json` in the folder, and
+    rename the folder to `out`. After an exception, delete the temporary folder.
 
     Raises:
-        ConfigError: `out` is a file, a mount point, or a folder with files of other programs.
+        ConfigError: `out` is a file, a mount point, or a folder with files that its `arlarena.json` does not list.
     """
     check_output(out)
     place = out.resolve()

@@ -16,7 +16,9 @@ class TinyPolicy(Table):
     hidden: PositiveInt = Field(default=128, description="width of the layers")
     layers: PositiveInt = Field(default=4, description="number of layers")
     heads: PositiveInt = Field(default=4, description="number of attention heads")
-    kv_heads: PositiveInt = Field(default=2, description="key and value heads; must divide heads")
+    kv_heads: PositiveInt = Field(
+        default=2, description="number of key and value heads; heads must be a multiple of it"
+    )
     head_dim: PositiveInt = Field(default=32, description="width of a head; must be even")
     ffn: PositiveInt = Field(default=512, description="width of the feed-forward layer")
     max_positions: PositiveInt = Field(default=512, description="maximum tokens of prompt and response together")
@@ -49,7 +51,7 @@ class TinyPolicy(Table):
 
 
 class PolicySettings(PolicyKeys):
-    """Table `[policy]`: an existing Hugging Face directory or hub name, or the shape of a tiny policy to create."""
+    """Table `[policy]`: `path` selects an existing policy. Without `path`, the run creates a tiny policy."""
 
     tiny: TinyPolicy = Field(TinyPolicy(), description="shape of the tiny policy")
 
@@ -57,6 +59,7 @@ class PolicySettings(PolicyKeys):
     def _one_policy(self) -> Self:
         if self.path is not None and "tiny" in self.model_fields_set:
             raise ValueError(
-                "path selects an existing policy, but [policy.tiny] is the shape of a new one: leave out one of them"
+                "path selects an existing policy, but [policy.tiny] is the shape of a new policy: leave out either "
+                "path or [policy.tiny]"
             )
         return self

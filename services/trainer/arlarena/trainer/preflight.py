@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 def check_file(path: Path, *, machine: bool = False) -> None:
     """Check the recipe, and all tables of the configuration file that the trainer reads.
 
-    `machine`: also check that the policy's files and the configured GPUs exist on this machine.
+    `machine`: also check the files of the policy, the GPUs of `[console.gpus]`, and `push_transport` on this machine.
 
     Raises:
         ConfigError: a check failed. The message lists all errors, one per line.
@@ -54,10 +54,11 @@ def check_file(path: Path, *, machine: bool = False) -> None:
 
 
 def _check_method(path: Path) -> None:
-    """Check that the recipe and the overridden choices exist. The other settings of the table are not checked.
+    """Check only the keys `recipe`, `recipe_overrides` and `plugins` of the table `[trainer]`.
 
     Raises:
-        ConfigError: the recipe or a choice does not exist.
+        ConfigError: a plugin cannot be loaded, the recipe does not exist, or a key or value of `recipe_overrides` is
+            wrong.
     """
     from arlarena.trainer.objectives import RecipeError, load_plugins, recipe  # imports torch
 
@@ -119,12 +120,12 @@ def check_gpus(gpus: Gpus) -> None:
 
 
 def _check_policy(path: Path, policy: PolicySettings, settings: TrainerSettings | None) -> None:
-    """Check the policy's files, and that responses fit the policy's context.
+    """Check the files of the policy, and check that responses fit the context of the policy.
 
-    If the trainer's `settings` are invalid (None), the length of training responses is not checked.
+    `settings`: the table `[trainer]`; None: the table is invalid, so the length of training responses is not checked.
 
     Raises:
-        ConfigError: a file is missing, or a length in the settings is too large.
+        ConfigError: a file is missing, or a length in the configuration file is too large.
     """
     positions: int | None = policy.tiny.max_positions
     if policy.path is not None:
@@ -145,7 +146,7 @@ def _check_policy(path: Path, policy: PolicySettings, settings: TrainerSettings 
 def policy_directory(name: str, setting: str, *, tokenizer: bool = True) -> Path:
     """Return the local directory of a policy, and check that the directory is complete.
 
-    `name`: a directory or a Hub name. `setting`: the flag or setting of `name`, for error messages.
+    `name`: a directory or a Hub name. `setting`: the command-line option or setting with this name, for error messages.
     `tokenizer`: whether the directory must have a tokenizer.
 
     Raises:
@@ -183,10 +184,10 @@ def context_of(folder: Path) -> int | None:
 
 
 def check_length(setting: str, tokens: int, positions: int | None, served: int | None = None) -> None:
-    """Check that a response of `tokens` leaves room for a prompt.
+    """Check that a response of `tokens` tokens leaves room for a prompt.
 
-    `setting`: the setting of `tokens`, for error messages. `positions`: the context length of the policy in tokens;
-    None: unknown. `served`: the setting `[inference] max_model_len`; None: not set.
+    `setting`: the setting with the value `tokens`, for error messages. `positions`: the context length of the policy in
+    tokens; None: unknown. `served`: the setting `[inference] max_model_len`; None: not set.
 
     Raises:
         ConfigError: there is no room for a prompt, or `served` is above `positions`.
@@ -201,7 +202,7 @@ def check_length(setting: str, tokens: int, positions: int | None, served: int |
         source = "[inference] max_model_len" if served is not None or bound != positions else "the policy's context"
         raise ConfigError(
             f"{setting} = {tokens} leaves no room for a prompt: {source} is {bound} tokens for prompt and "
-            f"response together; set {setting.rpartition('] ')[2]} well below {bound}, or raise the context"
+            f"response together; either set {setting.rpartition('] ')[2]} well below {bound}, or raise this limit"
         )
 
 
@@ -216,7 +217,9 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ConfigError(f"directory {folder} cannot be written: {error.strerror}; choose another one") from error
+        raise ConfigError(
+            f"directory {folder} cannot be written: {error.strerror}; choose another directory"
+        ) from error
 
 
 def check_readable(path: Path) -> None:

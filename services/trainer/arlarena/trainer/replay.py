@@ -71,13 +71,13 @@ class ReplayResult:
 
 
 def load_groups(path: Path) -> list[Group | Refusal]:
-    """Return the groups of a file of `RUN/groups` or `RUN/records`, in order.
+    """Return the groups of the file `path`, in order. The file is from the folder RUN/groups or RUN/records.
 
-    In a file of `RUN/groups`, a record that cannot be decoded becomes a `Refusal`.
+    In a file of RUN/groups, a record that cannot be decoded becomes a `Refusal`.
 
     Raises:
-        ConfigError: the file cannot be read, none of its records can be decoded, or a record of `RUN/records` is
-            damaged.
+        ConfigError: the file cannot be read or has no groups, or no record can be decoded. For a file of RUN/records, a
+            single damaged record is an error.
     """
     if path.suffix == ".records":
         return [record.group for record in load_records(path)[1]]
@@ -113,11 +113,12 @@ def _records(data: bytes) -> Iterator[Group | Refusal]:
 def replay(groups: Sequence[Group | Refusal], model: str, recipe: Recipe, settings: TrainerSettings) -> ReplayResult:
     """Compute the metrics of one step of `recipe` on `groups` with the policy `model`.
 
-    `model` is also the reference policy. The sampler's log-probs are taken from the groups. No member counts as stale.
-    `_admit` decides which groups are refused.
+    `model` is also the reference policy. The sampler's log-probs are taken from the groups. No episode counts as stale.
+    Damaged records, demonstrations, and groups that a run would refuse are left out, and listed in
+    `ReplayResult.refused`.
 
     Raises:
-        ConfigError: all groups are refused, or the policy's weights are not finite.
+        ConfigError: no group remains, the policy cannot be loaded, or an entropy or advantage is not finite.
     """
     learner = Learner(load_policy(model), None, recipe, settings)
     admitted, refused = _admit(groups, recipe, learner.policy.config.vocab_size)
@@ -179,9 +180,10 @@ def _score(groups: Sequence[Group], staleness_policy: StalenessPolicy, learner: 
 
 
 def table(results: Sequence[ReplayResult]) -> str:
-    """Return a table of the metrics (with the KL shares of the cells) with one column per method.
+    """Return a text table with one column per method. The lines are the metrics `SHOWN`, and the KL share of each cell.
 
-    One line for each refused group follows. If only some methods refused the group, the line names these methods.
+    After the table, there is one line for each refused group. If only some methods refused the group, the line names
+    these methods.
     """
     names = [name for name in SHOWN if any(name in result.metrics for result in results)]
     cell_names = [f"kl_share/{cell}" for cell in CELLS]

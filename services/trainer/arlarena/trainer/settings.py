@@ -54,7 +54,7 @@ class CloneSettings(CloneKeys):
     min_score: float = Field(
         0.9, lt=1, description="train only on episodes with a score above this value; the maximum score is 1"
     )
-    device: Device = Field("auto", description="cuda, cpu, or auto: a GPU if there is one")
+    device: Device = Field("auto", description="cpu, cuda, cuda:N (GPU number N), or auto (a GPU if there is one)")
     threads: PositiveInt | None = Field(None, description="torch threads; default: OMP_NUM_THREADS, else 1")
 
     def torch_device(self) -> str:
@@ -105,7 +105,7 @@ class TrainerSettings(TrainerKeys):
         "about this number of groups",
     )
     staleness: NonNegativeInt = Field(
-        1, description="maximum age of a sample, in training steps; 0: synchronous, only samples of current weights"
+        1, description="maximum age of a sample, in training steps; 0: train only on samples of the current weights"
     )
     cold_start_steps: NonNegativeInt = Field(
         0, description="number of training steps at the start of the run in which the filter drops no group"
@@ -151,7 +151,7 @@ class TrainerSettings(TrainerKeys):
         1.0, description="factor by which advantages are multiplied; 0: control run without advantages"
     )
 
-    device: Device = Field("auto", description="cuda, cpu, or auto: a GPU if there is one")
+    device: Device = Field("auto", description="cpu, cuda, cuda:N (GPU number N), or auto (a GPU if there is one)")
     deterministic: bool = Field(
         True,
         description="use deterministic GPU kernels, so that a resumed run is bitwise reproducible; training is 2 to "
@@ -185,13 +185,13 @@ class TrainerSettings(TrainerKeys):
     )
     record_mb: PositiveFloat = Field(
         512.0,
-        description="maximum size of RUN/records in MB; if a new file does not fit, the oldest files are deleted, "
-        "those of incomplete steps first",
+        description="maximum size of RUN/records in MB; if a new file does not fit, old files are deleted, first those "
+        "of steps that were not recorded completely",
     )
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = Field(
         ("tensorboard",),
-        description="experiment trackers that get the metrics; tensorboard writes RUN/tensorboard; the others are "
-        "extras of arlarena-trainer, and read their settings from WANDB_*, MLFLOW_* and TRACKIO_* variables",
+        description="experiment trackers that get the metrics; tensorboard writes RUN/tensorboard; each of the others "
+        "needs the extra of arlarena-trainer with its name, and reads the variables WANDB_*, MLFLOW_* or TRACKIO_*",
     )
 
     mismatch_alarm: PositiveFloat = Field(
@@ -204,7 +204,7 @@ class TrainerSettings(TrainerKeys):
     )
     broadcast_host: str = Field(
         "127.0.0.1",
-        description="address at which vLLM's workers reach this trainer; used if push_transport is nccl or gloo",
+        description="address of this trainer, for vLLM's workers; used if push_transport is nccl or gloo",
     )
     full_push_every: PositiveInt = Field(
         20,
@@ -236,8 +236,8 @@ class TrainerSettings(TrainerKeys):
     )
     lease_ttl_s: PositiveFloat = Field(
         15.0,
-        description="validity of the lease without a heartbeat; the lease allows only one trainer per run; after a "
-        "crash on another machine, a new trainer must wait for this time",
+        description="validity of the lease without a heartbeat; the lease allows only one trainer per run; if the "
+        "run's trainer crashed on another machine, a new trainer must wait for this time",
     )
 
     @model_validator(mode="after")
@@ -255,7 +255,7 @@ class TrainerSettings(TrainerKeys):
         return self
 
     def warnings(self) -> list[str]:
-        """Return warnings about settings without effect. They are not errors, because a run may be a short test."""
+        """Return warnings about settings that do not fit `steps`. A short test may have such settings."""
         texts = []
         if self.lr_warmup_steps > self.steps:
             texts.append(f"lr_warmup_steps = {self.lr_warmup_steps} is above steps = {self.steps}: the "
@@ -299,7 +299,9 @@ def device_of(chosen: str, table: str) -> str:
 
 
 def load_trainer(path: Path | None) -> TrainerSettings:
-    """Read table [trainer]. ARLARENA_TRAINER_METRICS_HOST and ARLARENA_TRAINER_METRICS_PORT override the table.
+    """Read the table `[trainer]` of the configuration file `path`; None: use the defaults.
+
+    ARLARENA_TRAINER_METRICS_HOST and ARLARENA_TRAINER_METRICS_PORT override `metrics_host` and `metrics_port`.
 
     Raises:
         ConfigError: a value is invalid.
@@ -318,7 +320,9 @@ def updates_of(groups: int, minibatch_groups: int) -> int:
 
 
 def load_recipe(settings: TrainerSettings, error_prefix: str = "") -> tuple[Recipe, tuple[str, ...]]:
-    """Load the plugins and check the recipe. Returns the recipe, and warnings about choices with little effect.
+    """Load the plugins, and check the recipe. Returns the recipe, and warnings about settings with little effect.
+
+    `error_prefix`: the beginning of error messages, such as the path of the configuration file.
 
     Raises:
         ConfigError: a plugin cannot be loaded, the method or a choice is unknown, or a choice has no effect.
@@ -336,7 +340,7 @@ def load_recipe(settings: TrainerSettings, error_prefix: str = "") -> tuple[Reci
         if settings.policy_anchor == "bypass" and settings.correction not in (None, "none"):
             raise RecipeError(
                 f"correction = {settings.correction!r} has no effect with policy_anchor = 'bypass', because π_old is "
-                f"then the sampler's policy; use policy_anchor = 'decoupled'"
+                f"then the sampler's policy; either set policy_anchor = 'decoupled', or leave correction out"
             )
         return method, (*check(method, context), *settings.warnings())
     except RecipeError as error:
@@ -344,17 +348,17 @@ def load_recipe(settings: TrainerSettings, error_prefix: str = "") -> tuple[Reci
 
 
 def chosen_seed(given: int | None, config: Path | None) -> int:
-    """Return the run's seed: `given`, else `ARLARENA_SEED`, else `[run] seed`. Raises ConfigError."""
+    """Return the run's seed: `given`, else `ARLARENA_SEED`, else `[run] seed`. An invalid seed raises ConfigError."""
     return run_seed(given, os.environ, config)
 
 
 def admin_token() -> str | None:
-    """Return the token for the admin routes of the policy servers, from `ARLARENA_INFERENCE_ADMIN_TOKEN[_FILE]`."""
+    """Return the admin token of the policy servers (ARLARENA_INFERENCE_ADMIN_TOKEN, see `secret_from`), or None."""
     return secret_from(os.environ, "ARLARENA_INFERENCE_ADMIN_TOKEN")
 
 
 def environment_token() -> str | None:
-    """Return the token for the environment server, from `ARLARENA_ENVIRONMENT_TOKEN[_FILE]`."""
+    """Return the token of the environment server (ARLARENA_ENVIRONMENT_TOKEN, see `secret_from`), or None."""
     return secret_from(os.environ, "ARLARENA_ENVIRONMENT_TOKEN")
 
 
@@ -378,7 +382,7 @@ def redis_url(given: str | None) -> str:
 
 
 def main() -> int:
-    """Check the configuration file of the command line; with `--machine`, also the policy's files and the GPUs."""
+    """Check the file that the command line names; with `--machine`, also the policy's files and the GPUs."""
     from arlarena.trainer.preflight import check_file
 
     if len(sys.argv) not in (2, 3) or sys.argv[2:] not in ([], ["--machine"]):

@@ -15,16 +15,16 @@ from torch.distributed.run import main as torchrun
 
 
 def main(arguments: list[str]) -> int:
-    """Start the ranks of this machine and wait for their end.
+    """Start the ranks (trainer processes) of this machine, and wait for their end.
 
-    Returns 0 if all ranks succeeded, else the exit status of the first rank that failed. If a signal ended this rank,
-    the result is 1.
+    `arguments`: the command line of torchrun. Returns 0 if all ranks succeeded, else the exit status of the first rank
+    that failed. If a signal ended this rank, the result is 1.
     """
     try:
         torchrun(arguments)
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
-        return max(int(failure.exitcode), 1)  # negative after a signal
+        return max(int(failure.exitcode), 1)  # the exit code is negative after a signal
     return 0
 
 

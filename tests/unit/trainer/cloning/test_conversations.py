@@ -46,7 +46,7 @@ def test_conversations_below_min_score_are_left_out(tmp_path, tiny_directory):
     [
         ("{}\n", "line 1 is not a conversation"),
         ('{"messages": [{"role": "user", "content": "a"}]}\n\nnot json\n', "line 3 is not a conversation"),
-        ('{"messages": [{"role": "user", "content": "a"}]}\n', "none of 1 conversation has"),
+        ('{"messages": [{"role": "user", "content": "a"}]}\n', "none of 1 conversation can be used"),
         ("", "none of 0 conversations"),
     ],
 )

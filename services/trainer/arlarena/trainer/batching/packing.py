@@ -67,7 +67,10 @@ class TrainingSample:
 
     @property
     def key(self) -> bytes:
-        """Rows with equal keys have equal log-probs. Sorting by key puts rows with a common token prefix together."""
+        """The tokens, the prompt length and the temperature of the row, as bytes.
+
+        Rows with equal keys have equal log-probs. Sorting by key puts rows with a common token prefix together.
+        """
         tokens = b"".join(np.asarray(part, ">u4").tobytes() for part in (self.prompt, self.response))
         return tokens + struct.pack(">Id", len(self.prompt), self.temperature)
 
@@ -80,11 +83,11 @@ class MicroBatch:
 
     Attributes:
         forest: the tokens, [T].
-        positions: [M] for each sampled token, the index in the forest of the token before it. The hidden state at this
-            index predicts the sampled token.
+        positions: [M] for each sampled token, the index (in the forest) of the preceding token. The hidden state at
+            this index predicts the sampled token.
         targets: [M] the sampled tokens.
         temperature: the sampling temperature; [M] float64 if the rows have different temperatures.
-        token_index: [N] for each sampled token of all rows, the index of the token in `targets`, in [0, M).
+        token_index: [N] for each sampled token of all rows, the index of this token in `targets`, in [0, M).
         row_of_token: [N] the row of each token, in [0, R).
         turn_of_token: [N] the turn of each token, in [0, U).
         trajectory_of_row: [R] index of the episode within the optimiser step.
@@ -151,7 +154,7 @@ def micro_batches(rows: Sequence[TrainingSample], max_tokens: int) -> Iterator[M
 
 
 def _group_equal_rows(rows: Sequence[TrainingSample]) -> list[list[TrainingSample]]:
-    """Group rows with equal keys. The groups are sorted by key, so that neighbours share long prefixes."""
+    """Return lists of rows with equal `TrainingSample.key`, sorted by key, so that neighbours share long prefixes."""
     by_key: dict[bytes, list[TrainingSample]] = {}
     for row in rows:
         by_key.setdefault(row.key, []).append(row)
@@ -170,7 +173,10 @@ def _common_prefix(first: IdArray, second: IdArray) -> int:
 
 
 def build(distinct: Sequence[Sequence[TrainingSample]]) -> MicroBatch:
-    """Build a micro-batch from groups of rows with equal keys. The groups must be sorted by key."""
+    """Build a micro-batch. All rows of one list in `distinct` have the same key, and the lists are sorted by key.
+
+    The key is `TrainingSample.key`.
+    """
     nodes, leaves = _build_nodes([same[0] for same in distinct])
     forest = build_forest(nodes)
     positions, targets, token_index = [], [], []
@@ -205,14 +211,20 @@ def build(distinct: Sequence[Sequence[TrainingSample]]) -> MicroBatch:
 
 
 def _temperature(temperatures: Sequence[float], sizes: Sequence[int]) -> float | Tensor:
-    """Return the temperature of all rows, or the temperature of each token [M] if the temperatures differ."""
+    """Return one number if all temperatures are equal, else the temperature of each token [M].
+
+    `temperatures` and `sizes`: the temperature and the number of tokens of each distinct row.
+    """
     if len(set(temperatures)) == 1:
         return temperatures[0]
     return torch.from_numpy(np.repeat(np.asarray(temperatures, dtype=np.float64), sizes))
 
 
 def _turns(rows: Sequence[TrainingSample], sampled_by: Sequence[Ids]) -> tuple[Tensor, Tensor]:
-    """Return the turn of each sampled token [N], and the advantage of each turn [U]."""
+    """Return (index of each sampled token's turn [N], advantage of each turn [U]).
+
+    `sampled_by`: for each row, the indices of the sampled tokens in the response.
+    """
     advantages = torch.tensor([advantage for row in rows for _, advantage in row.turns], dtype=torch.float32)
     parts, first = [], 0
     for row, sampled in zip(rows, sampled_by, strict=True):
@@ -223,7 +235,7 @@ def _turns(rows: Sequence[TrainingSample], sampled_by: Sequence[Ids]) -> tuple[T
 
 
 def _build_nodes(rows: Sequence[TrainingSample]) -> tuple[list[Node], list[int]]:
-    """Return the nodes of the forest, and the index of each row's last node. `rows` must be sorted by key."""
+    """Return (nodes of the forest, index of the last node of each row). `rows` must be sorted by key."""
     shared = [_common_prefix(row.prompt, following.prompt) for row, following in itertools.pairwise(rows)]
     nodes: list[Node] = []
     leaves = [-1] * len(rows)
@@ -247,9 +259,9 @@ def _build_nodes(rows: Sequence[TrainingSample]) -> tuple[list[Node], list[int]]
 
 
 def _split_at_divergence(shared: Sequence[int], first: int, last: int, depth: int) -> list[tuple[int, int]]:
-    """Split the rows `first` to `last` between neighbours that share at most `depth` tokens.
+    """Split the rows `first` to `last` into parts. Two neighbours are separated if they share at most `depth` tokens.
 
-    `shared`: number of tokens that each row shares with the next row. Returns (first row, last row) of each part.
+    `shared`: the number of tokens that each row shares with the next row. Returns (first row, last row) of each part.
     """
     cuts = [number for number in range(first, last) if shared[number] <= depth]
     return list(zip([first, *(cut + 1 for cut in cuts)], [*cuts, last], strict=True))

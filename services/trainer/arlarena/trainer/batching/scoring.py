@@ -27,7 +27,7 @@ class NotFinite(RuntimeError):
     """Rewards, entropies or advantages are not finite. The message contains the ids of the groups."""
 
 
-# The limit for the sum of the squared rewards of a group, because advantages are stored as float32 for the loss.
+# The largest allowed sum of the squared rewards of a group. The limit exists because the loss uses float32 advantages.
 MAX_SUM_OF_SQUARES = float(np.finfo(np.float32).max)
 
 
@@ -58,8 +58,8 @@ def has_no_action(trajectory: Trajectory) -> bool:
 def group_rewards(group: Group, entropies: list[list[float]] | None = None, *, growing: bool = False) -> GroupRewards:
     """Convert `group` to the input of the advantage estimators. A turn counts as valid if format and action are valid.
 
-    `entropies`: the mean token entropy of each turn. `growing`: each conversation is one row (training sequence);
-    otherwise each turn is one row.
+    `entropies`: the mean token entropy of each turn. `growing`: if True, each conversation (consecutive turns with a
+    growing context) is one row (training sequence). If False, each turn is one row.
     """
     turns = [trajectory.turns for trajectory in group.trajectories]
     return GroupRewards(
@@ -105,15 +105,15 @@ def score(
 ) -> list[ScoredGroup]:
     """Compute advantages over complete groups, and decide which trajectories are usable (may be trained on).
 
-    Stale members are not usable, but their rewards count in the mean and standard deviation of the group. If
-    `no_action_turns` is "mask", members with a turn without an action are treated like stale members. SimpleTIR (arXiv
-    2509.02479) instead sets the loss of trajectories with such a turn to 0. With the aggregations `token_mean` and
+    Stale members (episodes) are not usable, but their rewards count in the mean and standard deviation of the group. If
+    `no_action_turns` is "mask", members that have a turn without an action are treated like stale members. SimpleTIR
+    (arXiv 2509.02479) instead sets the loss of these members to 0. With the aggregations `token_mean` and
     `seq_mean_token_mean` the loss equals SimpleTIR's. With `seq_mean_token_sum` and `seq_mean_token_sum_norm` the loss
     is larger than SimpleTIR's by the factor (all rows / remaining rows).
 
-    `entropy_fn` returns the mean token entropy of each sample, and is called only if the estimator needs entropies
-    (EMPG). `growing` is explained in `group_rewards`. Call `training_samples` with the same `growing`, because the mean
-    and standard deviation of rewards may be over training samples (`stat_unit` "row").
+    `entropy_fn` returns the mean token entropy of each sample. It is called only if the estimator needs entropies
+    (EMPG). `growing` decides what a row is (see `group_rewards`). Call `training_samples` with the same `growing`: with
+    `stat_unit` "row", mean and standard deviation are computed over these rows.
 
     Raises:
         NotFinite: rewards, entropies or advantages of a group are not finite.
@@ -142,7 +142,7 @@ def score(
 
 
 def rewards_fit(group: Group) -> bool:
-    """True if the rewards are finite, and small enough that the sum of their squares is finite."""
+    """True if the rewards of `group` are finite, and the sum of their squares cannot overflow float32."""
     rewards = [abs(turn.reward) for trajectory in group.trajectories for turn in trajectory.turns]
     total = sum(rewards)
     return len(rewards) * total * total <= MAX_SUM_OF_SQUARES  # False for NaN
@@ -163,9 +163,10 @@ def training_samples(
 ) -> list[TrainingSample]:
     """Return the samples of all usable trajectories.
 
-    There is one sample for each turn, or one for each conversation if `growing` is true. Usable trajectories are
-    numbered from 0 over all `groups`. Samples are also numbered from 0 over all `groups`. A sample is `fresh` if the
-    version `current_digest` sampled all its tokens. Advantages are multiplied by `advantage_scale`.
+    There is one sample for each turn. If `growing` is True, there is one sample for each conversation (consecutive
+    turns with a growing context). Usable trajectories (`TrainingSample.trajectory`) and samples
+    (`TrainingSample.number`) are numbered from 0 over all `groups`. A sample is `fresh` if the weights with the digest
+    `current_digest` sampled all its tokens. Advantages are multiplied by `advantage_scale`.
     """
     samples: list[TrainingSample] = []
     number = 0
@@ -198,7 +199,8 @@ def training_sample(
 ) -> TrainingSample:
     """Build one sample from consecutive `turns`. The prompt of each turn must continue the previous turn.
 
-    `prompt`: the prompt of the first turn. Tokens between two responses (tool output) have mask 0.
+    `prompt`: the prompt of the first turn. `advantages`: the advantage of each turn. `trajectory`: the index of the
+    episode within the optimiser step. Tokens between two responses (tool output) have mask 0.
     """
     tokens, behaviour, mask, sizes = [], [], [], []
     for turn, following in zip(turns, [*turns[1:], None], strict=True):
@@ -236,8 +238,8 @@ def minibatches(groups: Sequence[ScoredGroup], minibatch_groups: int, seed: int)
     ratio, and all log-probs of a ratio must be computed with the same weights. Second, tokens that the rows of a group
     share are then computed only once.
 
-    If the filter keeps few groups, there are fewer minibatches, but they are not smaller, because updates on small
-    minibatches are noisy.
+    If the filter keeps few groups, there are fewer minibatches of the usual size, because updates on small minibatches
+    are noisy.
     """
     order = sorted(groups, key=lambda scored: scored.group.id)
     random.Random(seed).shuffle(order)

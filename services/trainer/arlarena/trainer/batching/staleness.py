@@ -24,9 +24,9 @@ class StalenessPolicy:
     known: Mapping[str, int]
 
     def age(self, trajectory: Trajectory) -> int | None:
-        """Return the number of training steps since the oldest version that sampled a token of `trajectory`.
+        """Return the age of `trajectory`: the training steps since the oldest weights that sampled one of its tokens.
 
-        Returns None if a version is unknown, or if no token was sampled.
+        Returns None if tokens were sampled by a version that is not in `known`, or if there are no sampled tokens.
         """
         steps = [self.known.get(span.version.digest) for turn in trajectory.turns for span in turn.spans]
         known = [step for step in steps if step is not None]

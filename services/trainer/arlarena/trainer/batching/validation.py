@@ -28,8 +28,9 @@ MIN_TEMPERATURE = 0.01
 def refusal_reason(group: Group, *, vocabulary: int, recipe: Recipe, task: GroupTask | None = None) -> str | None:
     """Return the reason why `group` must not be trained on; None if the group is valid.
 
-    The reason names the member and turn. A turn without response tokens is valid, because a policy may sample an empty
-    response. The reward of such a turn counts in the mean and standard deviation of the group.
+    If one turn is invalid, the reason names the member (episode) and the turn. A turn without response tokens is valid,
+    because a policy may sample an empty response. The reward of this turn counts in the mean and standard deviation of
+    the group.
 
     Args:
         group: the received group.
@@ -101,7 +102,7 @@ def _trajectory_reasons(trajectory: Trajectory, vocabulary: int, anchor: str | N
 def _turn_reasons(turn: Turn, vocabulary: int, anchor: str | None) -> Iterator[str]:
     tokens = len(turn.loss_mask)
     if len(turn.response_ids) != 4 * tokens or len(turn.logprobs) != 4 * tokens or len(turn.new_prompt_ids) % 4:
-        yield "token ids, log-probs and loss mask are of different lengths"
+        yield "token ids, log-probs and loss mask have different lengths"
         return
     if turn.reset and not turn.new_prompt_ids:
         yield "its prompt is empty, so nothing predicts the first token of the response"
@@ -140,7 +141,7 @@ def _span_reasons(turn: Turn, tokens: int) -> Iterator[str]:
 
 
 def _anchor(recipe: Recipe) -> str | None:
-    """Return the field of a turn that defines step groups (`step_part`); None if the method has no step groups."""
+    """Return the field of `Turn` by which the method compares turns, such as `state_key`; None if there is none."""
     if not ADVANTAGES[recipe.advantage].uses_anchors:
         return None
     return {"state": "state_key", "observation": "observation_key", "similar": "observation"}[recipe.anchor]

@@ -73,7 +73,7 @@ def load_demonstrations(path: Path, min_score: float) -> list[Group]:
     episode are left out.
 
     Raises:
-        ConfigError: the file is missing, is not a file of groups, or no episode remains.
+        ConfigError: the file cannot be read or is not a file of groups, or no episode remains.
     """
     check_readable(path)
     try:
@@ -100,7 +100,8 @@ def read_rows(path: Path, min_score: float, model: str) -> list[TrainingSample]:
     The file contains groups of the rollout service, or conversations as JSON lines (see `conversations.py`).
 
     Raises:
-        ConfigError: the file has no usable demonstration, or the tokenizer of `model` has no chat template.
+        ConfigError: the file cannot be read or has no usable demonstration. For conversations, also if the tokenizer of
+            `model` has no chat template or no end-of-sequence token.
     """
     if path.suffix in SUFFIXES:
         return conversation_rows(read_conversations(path, min_score), model)
@@ -121,8 +122,8 @@ def demonstration_rows(groups: Sequence[Group]) -> list[TrainingSample]:
 def negative_log_likelihood(scorer: Scorer, rows: Sequence[TrainingSample], *, backward: bool) -> float:
     """Return the mean negative log-likelihood of the response tokens of `rows`, in nats.
 
-    The mean is over the tokens of all rows, so the result does not depend on the micro-batches. If `backward` is true,
-    add the gradient of this mean to the gradients of the parameters.
+    The mean is over the tokens of all rows, so the result does not depend on the split into micro-batches. If
+    `backward` is true, add the gradient of this mean to the gradients of the parameters.
     """
     tokens = sum(int(row.mask.sum()) for row in rows)
     total = 0.0
@@ -186,6 +187,8 @@ def clone(
     log: Logger | None = None,
 ) -> CloneResult:
     """Train `model` in place. At the end, load the weights with the lowest validation loss into `model`.
+
+    `train`, `validation`: the rows (training samples) of the two files. `seed`: the seed of the order of the rows.
 
     Raises:
         CloneError: a loss or a gradient is not finite.

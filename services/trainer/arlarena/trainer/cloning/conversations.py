@@ -42,8 +42,8 @@ def read_conversations(path: Path, min_score: float) -> list[ConversationRecord]
     """Read a file. Return the conversations with a score above `min_score`, and the conversations without a score.
 
     Raises:
-        ConfigError: the file is missing, a line is not a conversation, or no returned conversation would have an
-            assistant message.
+        ConfigError: the file cannot be read, a line is not a conversation, or none of the conversations to return has
+            an assistant message.
     """
     decoder = msgspec.json.Decoder(ConversationRecord)
     conversations = []
@@ -62,14 +62,14 @@ def read_conversations(path: Path, min_score: float) -> list[ConversationRecord]
     good = [each for each in conversations if each.score is None or each.score > min_score]
     if not any(message.role == "assistant" for conversation in good for message in conversation.messages):
         raise ConfigError(
-            f"demonstrations {path}: none of {counted(len(conversations), 'conversation')} has an assistant message "
-            f"and a score above {min_score} or no score"
+            f"demonstrations {path}: none of {counted(len(conversations), 'conversation')} can be used: a conversation "
+            f"needs an assistant message, and its score, if it has one, must be above {min_score}"
         )
     return good
 
 
 def conversation_rows(conversations: list[ConversationRecord], model: str) -> list[TrainingSample]:
-    """Return one row for each assistant message, in the tokens of the policy `model`.
+    """Return one row (training sample) for each assistant message, in the tokens of the policy `model`.
 
     Raises:
         ConfigError: the tokenizer has no chat template or no end-of-sequence token.

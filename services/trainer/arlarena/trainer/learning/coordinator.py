@@ -106,8 +106,8 @@ class Coordinator:
     def stop(self) -> None:
         """End `worker_loop` on the other ranks.
 
-        After a failed call nothing is sent, because the other ranks still execute that call. These ranks end together
-        with this process.
+        If a call has failed on this rank, nothing is sent, because the other ranks are still executing that call. The
+        other ranks then end together with this process.
         """
         if not self._busy:
             self._send("stop")

@@ -38,7 +38,7 @@ from arlarena.trainer.objectives import (
 )
 from arlarena.trainer.settings import TrainerSettings
 
-# The metrics of a step without training samples. All are 0.
+# A step without training samples has only these metrics, with the value 0.
 _WITHOUT_ROWS = (
     *("grad_norm", "mismatch_k3", "mismatch_max", "mismatch_tokens"),
     *("updates_applied", "updates_skipped"),
@@ -61,8 +61,9 @@ class _Update:
 class Learner:
     """Trains the policy. Holds the policy, the frozen reference policy and the optimiser.
 
-    A rank is one of the processes that train the policy together. With several ranks every public method is collective:
-    all ranks must call the method with equal arguments, and get equal results. A row is one training sample.
+    A rank is one of the processes that train the policy together. All ranks must call each public method (except
+    `is_sharded`) with equal arguments, and get equal results. In a call of `restore`, only rank 0 needs the values of
+    sharded tensors. A row is one training sample.
     """
 
     def __init__(
@@ -75,7 +76,8 @@ class Learner:
     ) -> None:
         """Prepare to train `policy` in place.
 
-        `reference`: the reference policy; None: a frozen copy of `policy` if `kl_coefficient` is above 0, else none.
+        `reference`: the reference policy. If it is None and `kl_coefficient` is above 0, a frozen copy of `policy` is
+        the reference policy.
         """
         self.ranks = ranks or Ranks()
         self.recipe = recipe
@@ -102,15 +104,14 @@ class Learner:
     def update(
         self, minibatches: Sequence[Sequence[TrainingSample]], rate: float, recorded: Sequence[Sequence[int]] = ()
     ) -> dict[str, float]:
-        """Take one optimiser step for each minibatch at the learning rate `rate`. Returns the mean metrics.
+        """Take one optimiser step for each minibatch at the learning rate `rate`. Returns the metrics of the step.
 
         With policy anchor `decoupled`, the denominator of the importance ratio is the policy before the first of these
         steps. With `bypass`, the denominator is the sampler's policy.
 
         If the loss or the gradient norm of an update is not finite, the update is skipped on all ranks: weights and
         optimiser state do not change. `skipped_minibatches` is set to the indices of the minibatches with skipped
-        updates. The mean metrics are over the applied updates. If no update was applied, the means are over all
-        updates, and metrics that are not finite are left out.
+        updates. The metrics are those of the applied updates (see `_step_metrics`).
 
         `recorded`: for each minibatch, numbers of trajectories (`TrainingSample.trajectory`). `row_figures` is set to
         the figures that the loss used for the tokens of these trajectories.
@@ -136,7 +137,7 @@ class Learner:
     def mean_entropies(self, rows: Sequence[TrainingSample]) -> list[float]:
         """Return the mean token entropy of each row's response under the current policy, in nats.
 
-        If a weight is NaN, the result is NaN.
+        If a weight is NaN, the results are NaN.
         """
         sums, counts = torch.zeros(2, len(rows), dtype=torch.float64)
         for micro in self._on_device(self._split([replace(row, trajectory=number) for number, row in enumerate(rows)])):
@@ -151,8 +152,8 @@ class Learner:
     def log_probs(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
         """Return the log-probs of `response` after `prompt` under the current policy at temperature 1, in nats.
 
-        The layers compute in float32, even if the setting `precision` is "bfloat16". Exception: sharded layers compute
-        in the dtype `precision`.
+        The layers compute in float32, even if the setting `precision` is "bfloat16". Only sharded layers compute in
+        the dtype `precision`.
         """
         ids = [np.asarray(part, dtype=np.int32) for part in (prompt, response)]
         unused: FloatArray = np.zeros(len(response), dtype=np.float32)
@@ -169,7 +170,7 @@ class Learner:
         return {name: full[id(value)] for name, value in named.items()}
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """Return the full (unsharded) state of the optimiser on the CPU, by `<parameter index>.<name>`."""
+        """Return the full (unsharded) state of the optimiser on the CPU. A key is `<parameter index>.<name>`."""
         state = self.optimizer.state_dict()["state"]
         return {
             f"{index}.{name}": _full_tensor(torch.as_tensor(value))
@@ -226,11 +227,11 @@ class Learner:
         return scorer
 
     def _split(self, rows: Sequence[TrainingSample], *, single: bool = False) -> list[MicroBatch]:
-        """Split `rows` into micro-batches and return the micro-batches of this rank.
+        """Split `rows` into micro-batches, and return the micro-batches of this rank.
 
-        All ranks get the same number of micro-batches. Some of them may be empty. `single`: put all rows into one
-        micro-batch. The literal form of the importance ratio needs a single micro-batch: the ratio is computed from all
-        rows of a trajectory, and the gradient flows through the ratio.
+        All ranks get the same number of micro-batches, so some micro-batches may be empty. `single`: put all rows into
+        one micro-batch. The literal form of the importance ratio needs a single micro-batch, because the ratio is
+        computed from all rows of a trajectory, and the gradient flows through the ratio.
         """
         limit = sys.maxsize if single else self.settings.tokens_per_microbatch
         if self.ranks.count > 1 and not single:  # smaller micro-batches, so that each rank gets at least one
@@ -290,10 +291,10 @@ class Learner:
     def _trajectory_ratios(
         self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None, episodes: int
     ) -> Tensor | None:
-        """Compute the mean log-ratio of each trajectory by a forward pass without gradient. Returns [`episodes`].
+        """Return the mean log-ratio of each trajectory [`episodes`], computed by a forward pass without gradient.
 
-        Returns None in two cases: the recipe has no ratio per trajectory, or one micro-batch contains all rows. In the
-        second case the loss computes the ratio.
+        Returns None if the forward pass is not needed: the recipe has no ratio per trajectory, or one micro-batch
+        contains all rows. In the second case, the loss computes the ratio.
         """
         if self.recipe.ratio_level != "trajectory" or self.recipe.literal or len(batches) * self.ranks.count < 2:
             return None
@@ -364,9 +365,9 @@ def first_not_finite(weights: Mapping[str, Tensor]) -> str | None:
 
 
 def _step_metrics(updates: Sequence[_Update]) -> dict[str, float]:
-    """Return the metrics of a step, from the applied updates.
+    """Return the metrics of a step, merged over the applied updates (`_merge_updates`).
 
-    If no update was applied, use all updates, and leave out metrics that are NaN or infinite.
+    If no update was applied, merge over all updates, and leave out metrics that are NaN or infinite.
     """
     applied = [update for update in updates if update.applied]
     used = applied or updates
@@ -381,7 +382,7 @@ def _step_metrics(updates: Sequence[_Update]) -> dict[str, float]:
 
 
 def _merge_updates(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Merge the metrics of updates: maximum for names in `_max`, minimum for `_min`, else the mean.
+    """Merge the metrics of updates: the maximum for names that end in `_max`, the minimum for `_min`, else the mean.
 
     If an update lacks a metric, the metric is merged from the other updates. For example, an update without tokens has
     no `ratio_max`.

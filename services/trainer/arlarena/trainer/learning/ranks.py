@@ -28,16 +28,16 @@ COLLECTIVE_TIMEOUT = timedelta(days=7)
 class Ranks:
     """The rank of this process (`index`), the number of ranks (`count`), and collective calls.
 
-    All ranks must make each collective call. With one rank a call returns at once.
+    All ranks must make each collective call. If there is only one rank, a call returns at once.
     """
 
     def __init__(self, index: int = 0, count: int = 1) -> None:
-        """Set the rank, but do not start communication. If there may be several ranks, call `from_env` instead."""
+        """Store the arguments, but do not start communication. If there are several ranks, call `from_env` instead."""
         self.index, self.count = index, count
 
     @classmethod
     def from_env(cls) -> Ranks:
-        """Return the rank that torchrun sets in the environment. With several ranks, start the process group."""
+        """Read rank and number of ranks from torchrun's variables. If there are several ranks, start communication."""
         index, count = torchrun_rank()
         if count > 1 and not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

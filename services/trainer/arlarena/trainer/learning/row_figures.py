@@ -60,7 +60,8 @@ class RowFigures(msgspec.Struct, frozen=True, array_like=True):
 class _MicroFigures:
     """The figures of the chosen rows of one micro-batch.
 
-    `table`: float32 [5, S], see `RowFigures.values`. `clip`: [S]. `rows`: number, sampled tokens and mask of each row.
+    `table`: float32 [5, S], see `RowFigures.values`. `clip`: [S]. `rows` has three lists with one value for each row:
+    `TrainingSample.number`, the number of sampled tokens, and whether the sequence mask kept the row (1 or 0).
     """
 
     table: FloatArray
@@ -83,14 +84,20 @@ class FigureCollector:
     """Collects the figures of the chosen trajectories during one update."""
 
     def __init__(self, chosen: Iterable[int], clip: ClipConfig) -> None:
-        """`chosen`: trajectories of the minibatch (`TrainingSample.trajectory`). `clip`: bounds for the clip marks."""
+        """Store the arguments.
+
+        `chosen`: numbers of trajectories of the minibatch (`TrainingSample.trajectory`). `clip`: the bounds of the
+        importance ratio for the clip marks.
+        """
         self.chosen = tuple(chosen)
         self._clip = clip
         self._parts: list[_MicroFigures] = []
 
     @torch.no_grad()
     def observe(self, micro: MicroBatch, batch: Batch, terms: Terms, kept: Tensor) -> None:
-        """Store the figures of the chosen rows of one micro-batch. See `policy_loss` for `terms` and `kept`.
+        """Store the figures of the chosen rows of one micro-batch.
+
+        `batch`: the input of the loss for `micro`. `terms` and `kept`: see the argument `observe` of `policy_loss`.
 
         The method is fast (a few operations on large tensors), because it runs between forward and backward pass.
         """
@@ -114,7 +121,7 @@ class FigureCollector:
         )
 
     def gather(self, ranks: Ranks) -> dict[int, RowFigures]:
-        """Return the rows of all ranks by number. All ranks must call this method."""
+        """Return the figures of the rows of all ranks, by `TrainingSample.number`. All ranks must call this method."""
         rows = [row for part in self._parts for row in part.split()]
         if ranks.count == 1:
             return {row.number: row for row in rows}

@@ -19,9 +19,9 @@ FLOWS = 24
 def behaviour_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """Return shares of turns and mean lengths of episodes. Without turns or episodes, the value is 0.
 
-    Three metrics are shares of all turns: repeated actions, idle turns, and moves back to the previous state. The
-    rollout service counts these turns in `Trajectory.metrics`. `steps_to_success` is the mean number of turns of
-    successful episodes, and `steps_to_failure` the mean number of turns of failed episodes.
+    Three metrics are shares of all turns: repeated actions, turns that do not change the state, and moves back to the
+    previous state. The rollout service counts these turns in `Trajectory.metrics`. `steps_to_success` is the mean
+    number of turns of successful episodes, and `steps_to_failure` the mean number of turns of failed episodes.
     """
     episodes = [trajectory for group in groups for trajectory in group.trajectories]
     turns = sum(len(episode.turns) for episode in episodes)
@@ -39,10 +39,11 @@ def behaviour_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def action_flows(groups: Sequence[Group]) -> dict[str, dict[str, float]]:
-    """Return the share of each transition `first>second` between consecutive actions.
+    """Return how often one action follows another, as the share of each pair `first>second` of consecutive actions.
 
-    Successful episodes (`success`) and failed episodes (`failure`) are counted separately. An action is represented by
-    its first word (`go` for `go to fridge 1`), or by `-` if the action is invalid.
+    The result has one table for successful episodes (`success`), and one for failed episodes (`failure`). A table has
+    at most `FLOWS` pairs; `other` is the share of all other pairs. An action is represented by its first word (`go` for
+    `go to fridge 1`), or by `-` if the action is invalid.
     """
     flows = {}
     for name, success in (("success", True), ("failure", False)):

@@ -27,7 +27,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def episode_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """Return the metrics of all episodes of a step, including the episodes that the filter drops."""
+    """Return the metrics of all episodes in `groups`: the groups of a step, including those that the filter dropped."""
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
     solved = [successes(group) for group in groups]
@@ -46,7 +46,10 @@ def episode_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def training_metrics(groups: Sequence[ScoredGroup], staleness_policy: StalenessPolicy) -> dict[str, float]:
-    """Return the metrics of the samples that a step trains on."""
+    """Return the metrics of the groups that a step trains on.
+
+    Advantages and anchors are those of all episodes. Ages, formats and tokens are those of the usable episodes only.
+    """
     sizes = [float(size) for scored in groups for each in scored.advantages.anchor_sizes for size in each]
     credit = [abs(value) for scored in groups for each in scored.advantages.total for value in each]
     used = [
@@ -70,7 +73,10 @@ def training_metrics(groups: Sequence[ScoredGroup], staleness_policy: StalenessP
 
 
 def selection_metrics(selected: Selected[Group]) -> dict[str, float]:
-    """Return how many groups the filter kept and dropped, and how many dropped groups the back-fill added again."""
+    """Return how many groups the filter kept, how many it dropped, and how many dropped groups are in the batch again.
+
+    `groups_filtered` does not count the dropped groups that the back-fill added to the batch (`groups_backfilled`).
+    """
     return {
         "groups_kept": selected.kept,
         "groups_filtered": len(selected.filtered),

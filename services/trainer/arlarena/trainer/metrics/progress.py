@@ -20,7 +20,10 @@ _CURRENT_EVERY_S = 1.0
 
 
 class Progress:
-    """Writes the records of one stage. Readers estimate the remaining time from `ts`, `step`, `steps` and `limits`."""
+    """Writes the records of one stage (training or cloning).
+
+    Readers estimate the remaining time from the fields `ts`, `step`, `steps` and `limits` of a record.
+    """
 
     def __init__(self, run: Path, stage: str, steps: int) -> None:
         """Create the folder. `steps` is the configured number of steps of the stage."""

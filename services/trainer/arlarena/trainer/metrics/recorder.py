@@ -1,8 +1,8 @@
 """Records groups with the figures that the loss used: `RUN/records/step-NNNNNN.records`.
 
 Every `record_groups_every`-th step is recorded completely. At each of the other steps, `record_sample_groups` groups
-are recorded. The folder has at most `record_mb` MB. If a new file does not fit, the oldest files are deleted, those of
-incomplete steps first. `proto.records.group_records` defines the format.
+are recorded. The folder has at most `record_mb` MB. If a new file does not fit, old files are deleted, first those of
+steps that were not recorded completely. `proto.records.group_records` defines the format.
 
 After an error of the file system, a warning is logged, the step is not recorded, and the run continues.
 """
@@ -41,7 +41,7 @@ Part = tuple[Sequence[ScoredGroup], Sequence[TrainingSample]]
 
 
 def usable_members(part: Sequence[ScoredGroup]) -> Iterator[tuple[ScoredGroup, int]]:
-    """Yield (group, index of the member) for each trajectory, in the order of `TrainingSample.trajectory`."""
+    """Yield (group, index of the member) for each usable trajectory, in the order of `TrainingSample.trajectory`."""
     for scored in part:
         yield from ((scored, member) for member, usable in enumerate(scored.usable) if usable)
 
@@ -49,9 +49,9 @@ def usable_members(part: Sequence[ScoredGroup]) -> Iterator[tuple[ScoredGroup, i
 def collect_figures(
     parts: Sequence[Part], figures: Sequence[Mapping[int, RowFigures]]
 ) -> dict[tuple[str, int], list[TurnFigures]]:
-    """Return the figures of each turn, by (group id, index of the member).
+    """Return the figures of each recorded turn, by (group id, index of the member).
 
-    `parts`: the minibatches. `figures`: the value of `Learner.row_figures` after the updates on `parts`.
+    `parts`: the minibatches, as (groups, rows). `figures`: `Learner.row_figures` after the updates on `parts`.
     """
     found: dict[tuple[str, int], list[TurnFigures]] = {}
     for (part, rows), by_number in zip(parts, figures, strict=True):
@@ -89,7 +89,7 @@ class StepRecorder:
                 path.unlink(missing_ok=True)
 
     def start(self, step: int, collected: Collected, weights: PolicyVersion) -> None:
-        """Choose the groups to record. `weights`: the version of the weights before the step."""
+        """Choose the groups of `step` to record. `weights`: the version of the weights before the step."""
         every = self._settings.record_groups_every
         self._complete = bool(every) and step % every == 0
         self._chosen = frozenset(group.id for group in self._choose(step, collected))
@@ -120,9 +120,10 @@ class StepRecorder:
         skipped: Collection[str],
         reason: str,
     ) -> None:
-        """Store the figures of the updates for `write`.
+        """Store the figures of the updates, so that `write` can write them.
 
-        `skipped`: ids of the groups in updates that were not applied. `reason`: why the updates were not applied.
+        `parts` and `figures`: see `collect_figures`. `skipped`: ids of the groups in updates that were not applied.
+        `reason`: why the updates were not applied.
         """
         self._skipped, self._skip_reason = frozenset(skipped), reason
         self._figures = collect_figures(parts, figures)
@@ -234,7 +235,7 @@ class StepRecorder:
         """Delete old files until `size` more bytes fit. Returns False if `size` alone is above the limit."""
         limit = int(self._settings.record_mb * MEGABYTE)
         if size > limit:
-            reason = f"the step has {size} bytes of records, which is more than record_mb"
+            reason = f"the step has {size} bytes of records, more than [trainer] record_mb allows"
             self._log.warning("groups_not_recorded", reason=reason, limit=limit)
             return False
         every = self._settings.record_groups_every
@@ -242,7 +243,7 @@ class StepRecorder:
         excess = sum(files.values()) + size - limit
         if excess <= 0:
             return True
-        # Files of complete steps are deleted last.
+        # Files of completely recorded steps are deleted last.
         for path in sorted(files, key=lambda path: (bool(every) and _step_of(path) % every == 0, path)):
             if excess <= 0:
                 break

@@ -13,8 +13,8 @@ from arlarena.trainer.settings import TrainerSettings
 
 UNIFORM = (
     "in every group all members have equal returns, so the returns give no training signal; the policy can change only "
-    "through penalties, different rewards per turn, the KL term and the entropy bonus; change the tasks, start from a "
-    "better policy, or raise group_size or [trainer] temperature"
+    "through penalties, different rewards per turn, the KL term and the entropy bonus; do one of the following: change "
+    "the tasks, start from a better policy, raise [trainer] group_size, or raise [trainer] temperature"
 )
 
 
@@ -25,15 +25,15 @@ def zero_gradient_reason(metrics: Mapping[str, float], settings: TrainerSettings
         reasons.append("the step had no rows to train on: see groups_filtered, groups_stale and no_action_share")
     if (uniform := metrics.get("solve_all", 0.0) + metrics.get("solve_none", 0.0)) > 0:
         reasons.append(
-            f"in {uniform:.0%} of the groups all members solved the task, or none did: change the tasks, start from a "
-            f"better policy, or raise group_size = {settings.group_size} or [trainer] temperature"
+            f"in {uniform:.0%} of the groups all members or no members solved the task: change the tasks, start from "
+            f"a better policy, raise [trainer] group_size = {settings.group_size}, or raise [trainer] temperature"
         )
     if not metrics.get("advantage_abs"):
         reasons.append(f"every advantage was 0: see the advantage, filter and backfill of recipe = {settings.recipe!r}")
     if not settings.advantage_scale:
-        reasons.append("advantage_scale = 0 turns the advantages off")
+        reasons.append("[trainer] advantage_scale = 0 turns the advantages off")
     if not metrics.get("learning_rate", 1.0):
-        reasons.append("the learning rate is also 0: see lr and min_lr_ratio")
+        reasons.append("the learning rate is also 0: see [trainer] lr and [trainer] min_lr_ratio")
     return "the policy does not learn; " + ("; ".join(reasons) or "examine recorded groups with `arlarena replay`")
 
 
@@ -63,10 +63,11 @@ class StepAlarms:
 
         The problems are:
 
-        - a metric is not finite
-        - the mismatch between sampler and trainer is too large
-        - the gradient was exactly 0 in several consecutive steps
-        - in several consecutive batches, all members of each group had equal returns
+        - A metric is not finite.
+        - The mismatch between sampler and trainer is above `mismatch_alarm`.
+        - The gradient was exactly 0 in `zero_gradient_alarm` consecutive steps.
+        - In `zero_gradient_alarm` consecutive batches, all members of each group had equal returns. This warning is
+          left out if the step has the warning about the gradient.
         """
         if names := not_finite(metrics):
             self._log.warning("not_finite", step=step, figures=names)

@@ -28,7 +28,7 @@ class StepCollector(Collector):
         self._newest = step, time.time(), metrics
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the metrics. Called by the threads of the server."""
+        """Yield the metrics. The threads of the metrics server call this method."""
         step, at, metrics = self._newest
         yield self._gauge("step", "Number of training steps taken.", step)
         yield self._gauge("step_time_seconds", "Unix time of the newest step, or of the start.", at)

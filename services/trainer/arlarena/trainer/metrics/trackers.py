@@ -36,7 +36,7 @@ class TrackedRun:
 
 
 class Tracker(Protocol):
-    """Receives the metrics of a run. Methods may raise any exception; the tracker is then not called again."""
+    """Receives the metrics of a run. If a method raises an exception, the tracker is not called again."""
 
     def add(self, metrics: Mapping[str, float], step: int) -> None:
         """Send the metrics of a step."""
@@ -180,7 +180,8 @@ class Trackers:
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Wait until the trackers have sent all steps.
 
-        For each tracker, wait at most `timeout_s` seconds for space in the queue, and again for the end of the thread.
+        For each tracker, wait at most `timeout_s` seconds for space in its queue, and then at most `timeout_s` seconds
+        for the end of its thread.
         """
         for thread in self._threads:
             thread.close(timeout_s)

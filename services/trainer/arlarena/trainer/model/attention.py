@@ -30,8 +30,8 @@ from arlarena.proto.config import ConfigError
 NAME = "arlarena_forest"
 # Options of Hugging Face's attention functions that go beyond plain causal attention.
 UNSUPPORTED_OPTIONS = ("sliding_window", "softcap", "s_aux")
-# The number of attention scores of a call, with padding, is at most MAX_PADDING times the number without padding. Calls
-# with at most SMALL scores may have more padding.
+# Padding increases the number of attention scores of a call by at most the factor MAX_PADDING. Calls with at most SMALL
+# scores may have more padding.
 MAX_PADDING, SMALL = 1.25, 1 << 14
 
 Ids = npt.NDArray[np.int64]
@@ -92,8 +92,8 @@ class Forest:
     Attributes:
         ids: [T] token ids.
         positions: [T] the position of each token in its row.
-        paths: one array for each node of `build_forest`: the indices of the ancestors' tokens, then of the node's own
-            tokens.
+        paths: for each node that `build_forest` got, the indices of the ancestors' tokens, then the indices of the
+            node's own tokens.
         calls: the attention calls.
     """
 
@@ -135,7 +135,8 @@ def build_forest(nodes: Sequence[Node]) -> Forest:
 def _group(nodes: Sequence[Node]) -> list[list[int]]:
     """Split the nodes into attention calls. Returns the node indices of each call.
 
-    A call has either only roots or only nodes with a parent. `MAX_PADDING` limits the padding of a call.
+    A call has either only roots or only nodes with a parent. `MAX_PADDING` limits the padding of a call if the call has
+    more than `SMALL` attention scores.
     """
     groups: list[list[int]] = []
     work, widest, deepest = 0, 0, 0
@@ -181,8 +182,9 @@ def forest_attention(
 ) -> tuple[Tensor, None]:
     """Compute attention [1, T, heads, D] from query [1, heads, T, D], key and value [1, groups, T, D].
 
-    T is the number of tokens, D the size of a head, and `groups` the number of key and value heads. The function is
-    registered at `AttentionInterface`. If the options have no `forest`, the function computes ordinary attention.
+    T is the number of tokens, D the size of a head, and `groups` the number of key and value heads. transformers calls
+    this function, because it is registered at `AttentionInterface`. If `options` has no `forest`, the function computes
+    ordinary attention.
 
     Raises:
         ConfigError: the model uses one of the options `UNSUPPORTED_OPTIONS`.
@@ -202,7 +204,7 @@ def forest_attention(
 
 
 def _attend(call: AttentionBatch, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-    """Compute one call. Returns [tokens of the call, heads, D].
+    """Compute the attention of one call. Returns [tokens of the call, heads, D].
 
     `query`: [T, heads, D]. `key`, `value`: [T, groups, D].
     """
@@ -248,7 +250,7 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def prepare(model: PreTrainedModel) -> PreTrainedModel:
-    """Change `model` in place so that its decoder accepts the argument `forest`. Returns `model`.
+    """Change `model` in place, so that its decoder accepts a `Forest` as the argument `forest`. Returns `model`.
 
     Raises:
         ConfigError: the model's attention cannot be replaced, or a layer does not have full attention.

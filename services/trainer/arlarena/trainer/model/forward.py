@@ -30,7 +30,7 @@ class Scorer(nn.Module):
     def __init__(
         self, model: PreTrainedModel, chunk_tokens: int | None = None, precision: Precision = "float32"
     ) -> None:
-        """Wrap `model`. `chunk_tokens`: see `token_log_probs`."""
+        """Wrap `model`. `chunk_tokens`: see `token_log_probs`. `precision`: the dtype in which the layers compute."""
         super().__init__()
         self.model = model
         self._chunk, self._precision = chunk_tokens, precision

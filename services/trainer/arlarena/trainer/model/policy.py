@@ -19,7 +19,7 @@ def load_policy(path: str | Path) -> PreTrainedModel:
     """Load a causal language model from a directory or a hub name, in float32 and in evaluation mode (no dropout).
 
     Raises:
-        ConfigError: the model does not exist, or is not a causal language model.
+        ConfigError: the model does not exist, is not a causal language model, or has an unsupported kind of attention.
     """
     # Progress bars would break the JSON log on stderr.
     disable_progress_bar()  # type: ignore[no-untyped-call]

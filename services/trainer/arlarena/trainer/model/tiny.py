@@ -34,7 +34,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
-PRINTABLE = tuple(string.printable)  # single-character tokens, so that any ASCII text can be encoded
+PRINTABLE = tuple(string.printable)  # single-character tokens, so that any printable ASCII text can be encoded
 
 
 def word_pieces(words: Sequence[str]) -> tuple[str, ...]:
@@ -45,8 +45,8 @@ def word_pieces(words: Sequence[str]) -> tuple[str, ...]:
 def pieces_of(info: Info | None, words: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the texts that become one token each: the environment's reply tags, then `word_pieces(words)`.
 
-    If `words` is empty, the environment's vocabulary follows the tags. `info`: the environment's description; None:
-    there are no tags and no vocabulary.
+    If `words` is empty, the environment's vocabulary is used instead of `word_pieces(words)`. `info`: the environment's
+    description; None: there are no tags and no vocabulary.
     """
     tags, own = (info.parser.tags, info.vocabulary) if info is not None else ([], [])
     return (*tags, *(word_pieces(words) if words else own))
@@ -60,7 +60,8 @@ def vocabulary(pieces: Sequence[str] = ()) -> list[str]:
 def build_tokenizer(pieces: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """Build a tokenizer that reads a text from left to right, and always takes the longest matching token.
 
-    The tokens are those of `vocabulary(pieces)`. Encoding and then decoding an ASCII text returns the same text.
+    The tokens are those of `vocabulary(pieces)`. Encoding and then decoding a printable ASCII text returns the same
+    text.
     """
     tokens = vocabulary(pieces)
     ordinary = sorted((token for token in tokens if token not in SPECIAL), key=len, reverse=True)
@@ -113,9 +114,10 @@ def build_model(shape: TinyPolicy, vocab_size: int, pad_id: int, eos_id: int, se
 
 
 def create_tiny_policy(out: Path, shape: TinyPolicy, seed: int, pieces: Sequence[str] = ()) -> int:
-    """Write the policy to `out` as a Hugging Face directory. Returns the number of parameters.
+    """Create a tiny policy, and write it to `out` as a Hugging Face directory. Returns the number of parameters.
 
-    `pieces`: texts that become one token each (see `pieces_of`), in addition to the printable ASCII characters.
+    `seed`: the seed of the random weights. `pieces`: texts that become one token each (see `pieces_of`), in addition to
+    the printable ASCII characters.
 
     Raises:
         ConfigError: `out` is a file, a mount point, or a folder with files of other programs.

@@ -8,7 +8,8 @@ without the rest of ARLArena:
     from arlarena.trainer.objectives import check, compute_advantages, policy_loss, recipe, rule_at
 
     method = recipe("sampo", clip_low=0.03, clip_high=0.04)        # RecipeError on an unknown name or key
-    check(method, RunContext(updates_per_batch=4, policy_anchor="bypass", group_size=8))  # can the clip have an effect?
+    # RecipeError if the clip or the mask would have no effect in this run
+    check(method, RunContext(updates_per_batch=4, policy_anchor="bypass", group_size=8))
     scored = compute_advantages(method, [GroupRewards(rewards=..., action_valid=..., state_keys=...), ...])
     selection = Selection(rule_at(method.filter, step, cold_start_steps), wanted, max_tries=method.max_tries)
 

@@ -38,7 +38,8 @@ class GroupRewards:
             with equal indices are in the same row. None: every turn is a row.
 
     Raises:
-        ValueError: the shapes of a field and of `rewards` differ, or a reward, return or entropy is not finite.
+        ValueError: a field has another number of trajectories or turns than `rewards`, or a reward, return or entropy
+            is not finite.
     """
 
     rewards: Turns[float]
@@ -58,9 +59,8 @@ class GroupRewards:
         for name in _PER_TURN:
             value: Turns[object] | None = getattr(self, name)
             if value is not None and [len(turns) for turns in value] != sizes:
-                raise ValueError(
-                    f"{name}: the trajectories have {[len(turns) for turns in value]} turns, but {sizes} in rewards"
-                )
+                given = [len(turns) for turns in value]
+                raise ValueError(f"{name} has {given} turns per trajectory, but rewards has {sizes}")
         for name in ("returns", "successes"):
             per_trajectory: Sequence[object] | None = getattr(self, name)
             if per_trajectory is not None and len(per_trajectory) != len(sizes):
@@ -76,7 +76,7 @@ class GroupRewards:
         return [math.fsum(turns) for turns in self.rewards]
 
     def invalid(self) -> list[list[bool]]:
-        """Return whether the penalty for invalid actions applies, for each turn."""
+        """Return, for each turn, whether its action or format is invalid."""
         if self.action_valid is None:
             return [[False] * len(turns) for turns in self.rewards]
         return [[not valid for valid in turns] for turns in self.action_valid]
@@ -132,8 +132,8 @@ class GroupAdvantages:
 
     Attributes:
         total: the advantage that the loss uses.
-        episode: the episode part A_E, from returns of episodes, before EMPG multiplies it by a weight.
-        step: the step part A_S, from step returns, before the multiplication by ω.
+        episode: the episode part A_E, computed from returns of episodes. EMPG later multiplies A_E by a weight.
+        step: the step part A_S, computed from step returns, before the multiplication by ω.
         anchor_sizes: for each turn, the number of turns in the group with the same anchor, including this turn.
     """
 

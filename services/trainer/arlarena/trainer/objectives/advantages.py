@@ -70,10 +70,10 @@ Estimator = TypeVar("Estimator", bound=Callable[[Sequence[GroupRewards], Advanta
 def register_advantage(
     name: str, *, uses_anchors: bool = False, uses_entropies: bool = False, batch_baseline: bool = False
 ) -> Callable[[Estimator], Estimator]:
-    """Return a decorator that registers an estimator as the advantage `name`, with the flags of `Advantage`.
+    """Return a decorator that registers an estimator as the advantage `name`. `Advantage` explains the flags.
 
     Raises:
-        RecipeError: the name is taken.
+        RecipeError: the name is taken, or is not a Python identifier. The decorator raises this error.
     """
 
     def decorate(estimate: Estimator) -> Estimator:
@@ -137,8 +137,8 @@ def empg(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupA
     """Return g · A_E + ζ · f of each turn, minus the mean of these values over all turns of the batch.
 
     A_E is the advantage of `grpo`. Ĥ is the mean token entropy of a turn, scaled to [0, 1] over the batch. g is
-    exp(-k Ĥ) divided by its mean over the batch. f is exp(-k' Ĥ) of the next turn of the episode, and 0 for the last
-    turn.
+    exp(-k Ĥ), divided by the mean of exp(-k Ĥ) over the batch. f is exp(-k' Ĥ) of the next turn of the episode, and 0
+    for the last turn.
 
     Raises:
         ValueError: a group has no entropies.
@@ -164,7 +164,7 @@ def empg(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupA
 def turn_rewards(group: GroupRewards, config: AdvantageConfig) -> Values:
     """Return the reward of each turn: the return of its episode, minus `invalid_penalty` if the turn was invalid.
 
-    If `overlong_tokens` is set, `overlong_shaping` of the response's length is added.
+    If `overlong_tokens` is set, the (negative) result of `overlong_shaping` for the response's length is added.
 
     Raises:
         ValueError: `overlong_tokens` is set, but the group has no lengths.
@@ -200,7 +200,7 @@ def _group_values(group: GroupRewards, config: AdvantageConfig) -> tuple[Values,
     """
     rewards = turn_rewards(group, config)
     if config.stat_unit not in STAT_UNITS:
-        raise ValueError(f"unknown stat_unit {config.stat_unit!r}; one of {', '.join(STAT_UNITS)}")
+        raise ValueError(f"unknown stat_unit {config.stat_unit!r}; choose one of {', '.join(STAT_UNITS)}")
     if config.stat_unit == "trajectory":
         units: Turns[int] = [[0] * len(turns) for turns in rewards]
     elif config.stat_unit == "row" and group.rows is not None:
@@ -224,11 +224,11 @@ def _unit_means(values: Sequence[float], units: Sequence[int]) -> dict[int, floa
 
 
 def step_part(group: GroupRewards, config: AdvantageConfig) -> tuple[Values, list[list[int]]]:
-    """Return the step part A_S of each turn, and the size of each turn's step group.
+    """Return (step part A_S of each turn, size of each turn's step group).
 
     A step group contains all turns of `group` with the same anchor. A_S is (R - mean) / (std + 1e-6). R is the step
-    return of the turn. Mean and std are over the step group. If `step_scale` is `none`, A_S is R - mean. If all R of a
-    step group are equal, A_S is 0.
+    return of the turn. Mean and unbiased std are over the step group. If `step_scale` is `none`, A_S is R - mean. If
+    all R of a step group are equal, A_S is 0.
     """
     returns = step_returns(group, config)
     members: dict[int, list[float]] = {}
@@ -245,9 +245,10 @@ def step_part(group: GroupRewards, config: AdvantageConfig) -> tuple[Values, lis
 
 
 def step_returns(group: GroupRewards, config: AdvantageConfig) -> Values:
-    """Return R_{i,k} = Σ_{m≥k} gamma^(m-k) r_{i,m}, minus the penalty if turn k is invalid.
+    """Return the step returns R_{i,k} = Σ_{m≥k} gamma^(m-k) r_{i,m}, minus `invalid_penalty` if turn k is invalid.
 
-    r_{i,m} is the raw reward of turn m of trajectory i. A penalty changes only the step return of its own turn.
+    r_{i,m} is the raw reward of turn m of trajectory i. The penalty of a turn does not change the step returns of other
+    turns.
     """
     returns: Values = []
     for rewards, invalid in zip(group.rewards, group.invalid(), strict=True):
@@ -265,7 +266,7 @@ def anchor_groups(group: GroupRewards, config: AdvantageConfig) -> list[list[int
     """Return the index of each turn's step group. A step group contains all turns of `group` with the same anchor.
 
     Raises:
-        ValueError: the anchor is unknown, or the group lacks the field that the anchor needs.
+        ValueError: the anchor is unknown, or the field that the anchor needs is missing or has an empty value.
     """
     if config.anchor == "similar":
         return cluster_numbers(_keys(group.observations, "observations", config.anchor), config.similarity)
@@ -274,7 +275,7 @@ def anchor_groups(group: GroupRewards, config: AdvantageConfig) -> list[list[int
     elif config.anchor == "observation":
         keys = _keys(group.observation_keys, "observation_keys", config.anchor)
     else:
-        raise ValueError(f"unknown anchor {config.anchor!r}; one of state, observation, similar")
+        raise ValueError(f"unknown anchor {config.anchor!r}; choose one of state, observation, similar")
     numbers: dict[str, int] = {}
     return [[numbers.setdefault(key, len(numbers)) for key in turns] for turns in keys]
 
@@ -304,9 +305,9 @@ class _Scale:
     def of(cls, values: Sequence[float], scale: str) -> _Scale:
         """Compute mean and gain. The gain is 1 / (unbiased std + 1e-6) for the scale `std`, and 1 for `none`."""
         if scale not in ("std", "none"):
-            raise ValueError(f"unknown scale {scale!r}; one of std, none")
+            raise ValueError(f"unknown scale {scale!r}; choose one of std, none")
         mean = _mean(values)
-        if _all_equal(values):  # otherwise the rounding error of the mean would be divided by 1e-6
+        if _all_equal(values):  # with another gain, the rounding error of the mean would be divided by 1e-6
             return cls(mean, 0.0)
         if scale == "none":
             return cls(mean, 1.0)

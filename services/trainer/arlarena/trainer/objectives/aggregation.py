@@ -45,7 +45,7 @@ class Denominators:
     def count(cls, batches: Iterable[Batch]) -> Denominators:
         """Count the tokens and rows of `batches`.
 
-        Rows that the sequence mask drops later are also counted, because the mask is known only after the forward pass.
+        Rows that the sequence mask later drops are also counted, because the mask is known only after the forward pass.
         """
         tokens = rows = live_rows = 0
         for batch in batches:

@@ -23,7 +23,7 @@ class Batch:
             policy anchor `bypass`, π_old is the sampler's policy. With `decoupled`, π_old is the trainer's policy at
             the start of the training step.
         row_of_token: [N] int64 in [0, R).
-        trajectory_of_row: [R] int64 in [0, J). J may be the number of all trajectories of the step.
+        trajectory_of_row: [R] int64 in [0, J). J may include trajectories without a row in this micro-batch.
         advantages: [R] advantage of each row, or [U] advantage of each turn if `turn_of_token` is given.
         ref_log_probs: [N] log-probs of the reference policy, for the KL term.
         behaviour_log_probs: [N] log-probs of the sampler, for the correction with policy anchor `decoupled`.
@@ -72,7 +72,7 @@ class Batch:
 
     @property
     def n_trajectories(self) -> int:
-        """J: the length of `sequence_log_ratio` if it is given, else the largest trajectory index plus 1."""
+        """J: the length of `sequence_log_ratio` if this field is given, else the largest trajectory index plus 1."""
         if self.sequence_log_ratio is not None:
             return self.sequence_log_ratio.shape[0]
         return int(self.trajectory_of_row.max()) + 1 if self.n_rows else 0
@@ -96,7 +96,7 @@ class Batch:
 
 
 def segment_sum(values: Tensor, segment: Tensor, size: int) -> Tensor:
-    """Return [size]: element i is the sum of the `values` [N] with `segment` [N] equal to i. Differentiable."""
+    """Return sums [size]: element i is the sum of the `values` [N] whose `segment` [N] is i. Differentiable."""
     return torch.zeros(size, dtype=values.dtype, device=values.device).index_add(0, segment, values)
 
 

@@ -53,12 +53,12 @@ class CellTable:
         )
 
     def row_shares(self) -> dict[str, float]:
-        """Return each cell's share of the rows. The shares sum to 1, or are all 0 if there are no rows."""
+        """Return each cell's share of the rows. The shares sum to 1. If there are no rows, all shares are 0."""
         total = float(self.rows.sum())
         return {name: float(value) / total if total > 0 else 0.0 for name, value in zip(CELLS, self.rows, strict=True)}
 
     def kl_shares(self) -> dict[str, float]:
-        """Return each cell's share of `kl`. The shares sum to 1, or are all 0 if `kl` is 0 in all cells."""
+        """Return each cell's share of `kl`. The shares sum to 1. If `kl` is 0 in all cells, all shares are 0."""
         total = float(self.kl.sum())
         return {name: float(value) / total if total > 0 else 0.0 for name, value in zip(CELLS, self.kl, strict=True)}
 

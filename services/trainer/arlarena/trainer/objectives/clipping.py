@@ -84,7 +84,10 @@ def log_ratio(batch: Batch) -> Tensor:
 
 
 def importance_ratio(batch: Batch, level: str, *, literal: bool = False) -> Tensor:
-    """Return the importance ratio of each token, shape [N]. The module docstring defines levels and forms.
+    """Return the importance ratio of each token, shape [N].
+
+    At level `token`, the result is exp(log-ratio of the token). At the other levels, the result is exp(mean log-ratio
+    of the token's unit). The module docstring defines the two forms of a ratio that several tokens share.
 
     Args:
         batch: the N tokens.
@@ -129,7 +132,10 @@ def sequence_sums(batch: Batch, n_trajectories: int) -> tuple[Tensor, Tensor]:
 
 
 def sequence_log_ratio(sums: Tensor, counts: Tensor) -> Tensor:
-    """Return the mean log-ratio [J] of each trajectory from the totals of `sequence_sums`; 0 if there are no tokens."""
+    """Return the mean log-ratio [J] of each trajectory, from the totals of `sequence_sums`.
+
+    The result is 0 for a trajectory without tokens.
+    """
     return sums / counts.clamp(min=1.0)
 
 
@@ -140,7 +146,7 @@ def _units(batch: Batch, level: str) -> tuple[Tensor, int]:
         return batch.row_of_token, batch.n_rows
     if level == "trajectory":
         return batch.trajectory_of_row[batch.row_of_token], batch.n_trajectories
-    raise ValueError(f"unknown ratio_level {level!r}; one of {', '.join(RATIO_LEVELS)}")
+    raise ValueError(f"unknown ratio_level {level!r}; choose one of {', '.join(RATIO_LEVELS)}")
 
 
 def _segment_mean(values: Tensor, segment: Tensor, size: int) -> Tensor:
@@ -180,7 +186,8 @@ def register_clip(
     """Return a decorator that registers a surrogate as the clip `name`. The other arguments are fields of `Clip`.
 
     Raises:
-        RecipeError: the name is taken, or `config` is not a subclass of `ClipConfig`.
+        RecipeError: `config` is not a subclass of `ClipConfig`. The decorator raises RecipeError if the name is taken
+            or is not a Python identifier.
     """
     if not (isinstance(config, type) and issubclass(config, ClipConfig)):
         raise RecipeError(f"clip {name!r}: its hyperparameters {config!r} must be a subclass of ClipConfig")
@@ -240,8 +247,8 @@ def reinforce(terms: Terms, _config: ClipConfig) -> Tensor:
 def sequence_mask(batch: Batch, delta: float) -> Tensor:
     """Return bool [R]: False for rows with A < 0 and log π_old - log π_θ above δ = `delta`.
 
-    A and the difference are means over the tokens of the row. Rows with False are left out of the policy loss. The
-    policy has already lowered the probability of such a row, and a further update would only move the policy farther
+    A and the difference are means over the tokens of the row. Rows with False are left out of the policy loss, because
+    the policy has already lowered the probability of these rows. A further update would only move the policy farther
     from π_old.
     """
     drop = batch.old_log_probs.to(batch.dtype) - batch.log_probs.to(batch.dtype)
@@ -279,7 +286,7 @@ def behaviour_correction(batch: Batch, kind: str, low: float, high: float) -> Te
         return weight.clamp(max=high)
     if kind == "icepop":
         return torch.where((weight >= low) & (weight <= high), weight, torch.zeros_like(weight))
-    raise ValueError(f"unknown correction {kind!r}; one of none, truncate, icepop, geometric")
+    raise ValueError(f"unknown correction {kind!r}; choose one of none, truncate, icepop, geometric")
 
 
 @torch.no_grad()

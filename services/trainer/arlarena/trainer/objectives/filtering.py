@@ -66,9 +66,9 @@ class Selected(Generic[Item]):
     """The result of a selection.
 
     Attributes:
-        batch: the groups to train on: first the groups that passed the filter, in order of arrival; then back-filled
-            groups, newest first.
-        filtered: the groups that the filter dropped and that are not in the batch, in order of arrival.
+        batch: the groups to train on. First come the groups that passed the filter, in order of arrival. Then come the
+            back-filled groups, newest first.
+        filtered: the dropped groups that are not in the batch, in order of arrival.
         kept: number of groups in `batch` that passed the filter.
         backfilled: number of groups in `batch` that the filter dropped.
     """
@@ -86,13 +86,16 @@ class Selection(Generic[Item]):
     """
 
     def __init__(self, rule: str, wanted: int, *, max_tries: int = 3, backfill: bool = True) -> None:
-        """Start with an empty batch. `wanted`: number of groups in the batch. `rule`: name of the filter.
+        """Start with an empty batch.
+
+        `rule`: name of the filter. `wanted`: number of groups in the batch. `backfill`: whether `close` fills an
+        incomplete batch with dropped groups.
 
         Raises:
             ValueError: the rule is unknown, or `wanted` or `max_tries` is below 1.
         """
         if rule not in FILTERS:
-            raise ValueError(f"unknown filter {rule!r}; one of {', '.join(FILTERS)}")
+            raise ValueError(f"unknown filter {rule!r}; choose one of {', '.join(FILTERS)}")
         if wanted < 1 or max_tries < 1:
             raise ValueError(f"wanted = {wanted} and max_tries = {max_tries} must be at least 1")
         self._useful = FILTERS[rule]
@@ -134,7 +137,7 @@ class Selection(Generic[Item]):
         return self.kept >= self._wanted or self.kept + self.dropped >= self._budget
 
     def close(self) -> Selected[Item]:
-        """Return the batch. With `backfill`, an incomplete batch is filled with the newest dropped groups."""
+        """Return the batch. If `backfill` is True, an incomplete batch is filled with the newest dropped groups."""
         missing = min(self._wanted - self.kept, self.dropped) if self._backfill else 0
         split = self.dropped - missing
         fill = self._dropped[split:][::-1]

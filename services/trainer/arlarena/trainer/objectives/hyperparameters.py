@@ -13,7 +13,7 @@ _KEY = "hyperparameter"
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameter:
-    """The declaration of a hyperparameter. `above`: if True, the value must be greater than `low`, not equal to it."""
+    """The declaration of a hyperparameter. If `above` is True, the value `low` itself is not allowed."""
 
     description: str
     low: float = -math.inf
@@ -42,12 +42,12 @@ def hyperparameter(
     at_least: float = -math.inf,
     at_most: float = math.inf,
 ) -> Any:
-    """Declare a hyperparameter as a field of a dataclass. Returns the default value of the field. For example:
+    """Declare a hyperparameter of a dataclass. Returns a `dataclasses.field`. For example:
 
         epsilon: float = hyperparameter(0.2, "distance from 1 at which the gradient is 0", above=0)
 
     Args:
-        default: the default value; None turns off the feature.
+        default: the default value. None means that the hyperparameter is not set, and its feature is off.
         description: what the hyperparameter does, in a few words, with the unit.
         above: the value must be greater than this bound. Give either `above` or `at_least`.
         at_least: the smallest allowed value.

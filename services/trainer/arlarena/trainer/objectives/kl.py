@@ -18,10 +18,10 @@ MAX_K3 = 10.0
 
 
 def k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
-    """Return k3 [N] = e^d - d - 1 with d = log π_ref - log π_θ. d is clamped to ±20 and the result to ±10.
+    """Return k3 [N] = e^d - d - 1 with d = log π_ref - log π_θ. d is clamped to ±20. k3 is at least 0 and at most 10.
 
-    The mean over samples of π_θ estimates KL(π_θ ‖ π_ref). No value is negative. The result is differentiable in
-    `log_probs` [N] (log π_θ), but not in `ref_log_probs` [N] (log π_ref).
+    The mean over samples of π_θ estimates KL(π_θ ‖ π_ref). The result is differentiable in `log_probs` [N] (log π_θ),
+    but not in `ref_log_probs` [N] (log π_ref).
     """
     difference = (ref_log_probs.detach() - log_probs).clamp(-MAX_LOG_DIFFERENCE, MAX_LOG_DIFFERENCE)
     return (difference.exp() - difference - 1.0).clamp(-MAX_K3, MAX_K3)
@@ -48,8 +48,8 @@ class Mismatch:
     """The difference between the trainer's and the sampler's log-probs of the same tokens.
 
     Attributes:
-        mean_k3: mean of e^d - d - 1 with d = trainer's log-prob - sampler's log-prob, clamped to ±20.
-        max_abs: the largest |d|, not clamped.
+        mean_k3: mean of e^d - d - 1. d is the trainer's log-prob minus the sampler's log-prob, clamped to ±20.
+        max_abs: the largest |d|. For this maximum, d is not clamped.
         tokens: number of tokens that were compared.
     """
 

@@ -47,7 +47,7 @@ class LossConfig:
     def __post_init__(self) -> None:
         """Check the name and the ranges."""
         if self.correction not in CORRECTIONS:
-            raise ValueError(f"unknown correction {self.correction!r}; one of {', '.join(CORRECTIONS)}")
+            raise ValueError(f"unknown correction {self.correction!r}; choose one of {', '.join(CORRECTIONS)}")
         if self.kl_coefficient < 0 or self.entropy_coefficient < 0:
             raise ValueError(f"coefficients must be at least 0, got {self}")
         if not 0 <= self.correction_low < 1 < self.correction_high:
@@ -71,13 +71,13 @@ def policy_loss(
         denominators: counts over all micro-batches and ranks of the optimiser step.
         run: KL term, entropy bonus and correction; None: only the policy term. KL term and entropy bonus are aggregated
             over tokens in the same way as the policy term.
-        observe: called once with the terms [N] of the policy loss and the row mask, bool [R]; a row with False is left
-            out of the policy term.
+        observe: called once with the input of the surrogate (`Terms`, [N]) and the row mask, bool [R]. A row with False
+            is left out of the policy term.
 
     Returns:
-        (scalar loss, metrics). Metrics are detached scalars, already divided by the counts of the step. The sum of a
-        metric over micro-batches and ranks is the metric of the step. For names ending in `_max` or `_min`, the metric
-        of the step is the maximum or minimum instead (see `merge_metrics`).
+        (scalar loss, metrics). Metrics are detached scalars, already divided by the counts of the optimiser step. The
+        sum of a metric over micro-batches and ranks is the metric of the optimiser step. For names ending in `_max`,
+        take the maximum instead of the sum, and for `_min` the minimum (`merge_metrics`).
 
     Raises:
         ValueError: a coefficient or the correction needs a tensor that the batch lacks.
@@ -124,7 +124,10 @@ def _reference_kl(batch: Batch, weights: Tensor, run: LossConfig) -> Tensor:
     if run.kl_coefficient == 0:
         return weights.new_zeros(())
     if batch.ref_log_probs is None:
-        raise ValueError("kl_coefficient is above 0 but the batch has no ref_log_probs; give both or neither")
+        raise ValueError(
+            "kl_coefficient is above 0, but the batch has no ref_log_probs; either give ref_log_probs, or set "
+            "kl_coefficient to 0"
+        )
     return (weights * kl.k3(batch.log_probs.to(batch.dtype), batch.ref_log_probs.to(batch.dtype))).sum()
 
 
@@ -132,7 +135,10 @@ def _entropy_bonus(batch: Batch, weights: Tensor, run: LossConfig) -> Tensor:
     if run.entropy_coefficient == 0:
         return weights.new_zeros(())
     if batch.entropy is None:
-        raise ValueError("entropy_coefficient is above 0 but the batch has no entropy; give both or neither")
+        raise ValueError(
+            "entropy_coefficient is above 0, but the batch has no entropy; either give entropy, or set "
+            "entropy_coefficient to 0"
+        )
     return (weights * batch.entropy.to(batch.dtype)).sum()
 
 
@@ -142,8 +148,8 @@ def _metrics(
 ) -> dict[str, Tensor]:
     """Return the metrics of this micro-batch.
 
-    Sums are divided by the number of tokens of the step. Exceptions: `rows_masked` is divided by the number of rows
-    with tokens. `ratio_max` and `ratio_min` are not divided.
+    Sums are divided by the number of tokens of the optimiser step. There are two exceptions: `rows_masked` is divided
+    by the number of rows with tokens in the optimiser step, and `ratio_max` and `ratio_min` are not divided.
     """
     tokens, dtype, log_probs = denominators.tokens or 1.0, batch.dtype, terms.log_probs
     sums = clip_counts(terms, recipe.clip_config)
@@ -167,7 +173,7 @@ def _metrics(
 
 
 def merge_metrics(parts: Iterable[Mapping[str, Tensor | float]]) -> dict[str, float]:
-    """Merge the metrics of micro-batches or ranks: maximum for names in `_max`, minimum for `_min`, else the sum."""
+    """Merge the metrics of micro-batches or ranks: the sum, or the maximum (minimum) for names in `_max` (`_min`)."""
     merged: dict[str, float] = {}
     for part in parts:
         for name, value in part.items():

@@ -57,7 +57,9 @@ class Recipe:
     omega: float = hyperparameter(1.0, "weight of the advantage's step part", at_least=0)
     gamma: float = hyperparameter(0.95, "discount factor of step returns", at_least=0, at_most=1)
     anchor: str = _option(
-        "state", "key of a turn; gigpo compares turns of a group with the same key", ("state", "observation", "similar")
+        "state",
+        "key of a turn; gigpo compares the turns of a group that have the same key",
+        ("state", "observation", "similar"),
     )
     similarity: float = hyperparameter(
         0.95, "minimum similarity of observations for anchor = similar", at_least=0, at_most=1
@@ -94,16 +96,16 @@ class Recipe:
         own, known = hyperparameters(CLIPS[self.clip].config), choices()
         if twice := own.keys() & {*known, "name"}:
             raise RecipeError(
-                f"clip {self.clip!r}: the hyperparameter {min(twice)!r} has the name of a field of all recipes; rename "
-                f"the hyperparameter"
+                f"clip {self.clip!r}: every recipe already has a field {min(twice)!r}; give the clip's hyperparameter "
+                f"another name"
             )
         for key in self.clip_options:
             if key in own:
                 continue
             if readers := [name for name, clip in CLIPS.items() if key in hyperparameters(clip.config)]:
                 raise RecipeError(
-                    f"{self.name}.{key} is set, but clip {self.clip!r} has no hyperparameter {key!r}; clips with it: "
-                    f"{', '.join(map(repr, readers))}"
+                    f"{self.name}.{key} is set, but clip {self.clip!r} has no hyperparameter {key!r}; clips with this "
+                    f"hyperparameter: {', '.join(map(repr, readers))}"
                 )
             raise RecipeError(
                 f"recipe {self.name!r} has no choice {key!r}: {nearest(key, [*known, *own])} "
@@ -124,10 +126,10 @@ class Recipe:
     def advantage_config(
         self, *, invalid_penalty: float = 0.1, max_response_tokens: int | None = None
     ) -> AdvantageConfig:
-        """Return the hyperparameters of the advantage, including the arguments (settings of the run).
+        """Return the hyperparameters of the advantage. The arguments are settings of the run.
 
         Raises:
-            RecipeError: the recipe has overlong shaping, but `max_response_tokens` is not given.
+            RecipeError: the recipe has overlong shaping, but `max_response_tokens` is not given or is below 1.
         """
         if self.overlong and (max_response_tokens is None or max_response_tokens < 1):
             raise RecipeError(
@@ -154,7 +156,7 @@ def register_recipe(recipe: Recipe) -> Recipe:
     """Register a recipe by its name. Returns the recipe.
 
     Raises:
-        RecipeError: the name is taken.
+        RecipeError: the name is taken, or is not a Python identifier.
     """
     RECIPES.add(recipe.name, recipe)
     return recipe
@@ -203,10 +205,10 @@ for _recipe in (
 def recipe(name: str, /, **overrides: Any) -> Recipe:
     """Return the recipe `name`. `overrides` replaces some of its choices and hyperparameters.
 
-    If `overrides` selects another clip, the hyperparameters that both clips have keep their values.
+    If `overrides` selects another clip, hyperparameters that both the old and the new clip have keep their values.
 
     Raises:
-        RecipeError: a name or key is unknown, or a value is not allowed. The message lists similar names or keys.
+        RecipeError: the recipe, a key or a choice is unknown, or a value is not allowed.
     """
     if name not in RECIPES:
         raise RecipeError(f"unknown recipe {name!r}: {nearest(name, RECIPES)}")
@@ -234,15 +236,15 @@ def compute_advantages(
         max_response_tokens: the limit of a response in tokens, for recipes with overlong shaping.
 
     Raises:
-        ValueError: the estimator needs a field that a group lacks.
-        RecipeError: the recipe has overlong shaping, but `max_response_tokens` is not given.
+        ValueError: a group lacks a field that the estimator needs, or the estimator returned a wrong number of values.
+        RecipeError: the recipe has overlong shaping, but `max_response_tokens` is not given or is below 1.
     """
     config = recipe.advantage_config(invalid_penalty=invalid_penalty, max_response_tokens=max_response_tokens)
     advantages = ADVANTAGES[recipe.advantage].estimate(groups, config)
     if [list(map(len, each.total)) for each in advantages] != [list(map(len, group.rewards)) for group in groups]:
         raise ValueError(
-            f"advantage {recipe.advantage!r} returned other numbers of values than the groups have turns; it must "
-            f"return one value for each turn"
+            f"advantage {recipe.advantage!r} returned a wrong number of values; it must return one value for each turn "
+            f"of each trajectory"
         )
     return advantages
 
@@ -270,15 +272,17 @@ class RunContext:
             )
         if self.updates_per_batch < 1 or self.group_size < 1:
             raise RecipeError(
-                f"the numbers of updates per batch and of episodes per group must be at least 1, got {self}"
+                f"updates_per_batch and group_size must be at least 1, but are {self.updates_per_batch} and "
+                f"{self.group_size}"
             )
 
 
 def check(recipe: Recipe, run: RunContext) -> tuple[str, ...]:
-    """Check that clip, mask and advantage can have an effect in a run. Returns warnings about parts with little effect.
+    """Check that clip, mask, filter and advantage can have an effect in a run. Returns warnings about the clip.
 
     Raises:
-        RecipeError: the clip or the mask has no effect, or every advantage is 0. The message contains the fix.
+        RecipeError: the clip or the mask has no effect, the filter drops every group, or there is no baseline for the
+            advantage. The message contains the fix.
     """
     _check_group_size(recipe, run)
     ratio_free = not CLIPS[recipe.clip].uses_ratio
@@ -288,14 +292,15 @@ def check(recipe: Recipe, run: RunContext) -> tuple[str, ...]:
         if not ratio_free:
             raise RecipeError(
                 f"{recipe.name}: clip {recipe.clip!r} has no effect. With one optimiser step per batch and π_old "
-                f"computed at the start of the step, every ratio is exactly 1. Set minibatch_groups to half of "
-                f"groups_per_step or less, or policy_anchor = 'bypass', or clip = 'reinforce'."
+                f"computed at the start of the step, every ratio is exactly 1. Do one of the following: set "
+                f"minibatch_groups to at most half of groups_per_step, set policy_anchor = 'bypass', or set clip = "
+                f"'reinforce'."
             )
         if recipe.mask == "sequence":
             raise RecipeError(
                 f"{recipe.name}: the sequence mask has no effect. With one optimiser step per batch and π_old "
-                f"computed at the start of the step, π_old is the current policy. Set minibatch_groups to half of "
-                f"groups_per_step or less, or mask = 'none'."
+                f"computed at the start of the step, π_old is the current policy. Either set minibatch_groups to at "
+                f"most half of groups_per_step, or set mask = 'none'."
             )
         return ()
     if ratio_free and recipe.mask == "none":
@@ -309,16 +314,20 @@ def check(recipe: Recipe, run: RunContext) -> tuple[str, ...]:
 def _off_policy_warning(recipe: Recipe, run: RunContext) -> str:
     return (
         f"{recipe.name}: clip {recipe.clip!r} has no ratio. With {run.updates_per_batch} updates per batch, all "
-        f"updates after the first are off-policy, and no ratio corrects or limits them. Take one update per batch "
-        f"(minibatch_groups as large as groups_per_step), or a clip with a ratio, such as 'ppo' or 'cispo'."
+        f"updates after the first are off-policy, and no ratio corrects or limits them. Either set minibatch_groups to "
+        f"groups_per_step (one update per batch), or choose a clip with a ratio, such as 'ppo' or 'cispo'."
     )
 
 
 def _check_group_size(recipe: Recipe, run: RunContext) -> None:
-    """Raise RecipeError if groups have one member, and the filter or the advantage compares members of a group."""
+    """Check that filter and advantage work with the group size of the run.
+
+    Raises:
+        RecipeError: a group has one episode, but the filter or the advantage compares the episodes of a group.
+    """
     if run.group_size > 1:
         return
-    fix = "set group_size to 2 or more, or use recipe = 'reinforce_pp' (compares the episodes of the whole batch)"
+    fix = "either set group_size to 2 or more, or use recipe = 'reinforce_pp', which compares the episodes of a batch"
     if recipe.filter != "none":
         raise RecipeError(f"{recipe.name}: filter {recipe.filter!r} drops every group with group_size = 1; {fix}")
     if not ADVANTAGES[recipe.advantage].batch_baseline:

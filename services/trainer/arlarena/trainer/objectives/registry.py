@@ -28,14 +28,17 @@ Entry = TypeVar("Entry")
 
 
 class RecipeError(ValueError):
-    """A recipe is invalid or can never have an effect, or a plugin cannot be loaded."""
+    """A recipe is invalid, a part of a recipe can never have an effect, or a plugin cannot be loaded."""
 
 
 def nearest(given: object, names: Iterable[str]) -> str:
-    """Return the end of an error message about the unknown name `given`: similar `names`, or all `names`."""
+    """Return the end of an error message about the unknown name `given`.
+
+    The text lists the `names` that are similar to `given`. If there are none, the text lists all `names`.
+    """
     names = list(names)
     close = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"one of {', '.join(names)}"
+    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"choose one of {', '.join(names)}"
 
 
 class Registry(Mapping[str, Entry]):
@@ -94,8 +97,8 @@ def load_plugins(modules: Iterable[str] = ()) -> None:
     """Import the plugins of all installed distributions, then `modules`. A loaded plugin is not imported again.
 
     Raises:
-        RecipeError: a plugin does not exist, fails on import, or registers a name that is taken. The message is one
-            line. The choices of the failed plugin are removed.
+        RecipeError: a plugin does not exist, fails on import, or registers an invalid choice (for example, a name that
+            is taken). The message is one line. The choices of the failed plugin are removed.
     """
     installed = {point.module: point for point in sorted(entry_points(group=GROUP))}
     for module, point in installed.items():

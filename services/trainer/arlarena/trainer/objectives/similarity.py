@@ -9,9 +9,9 @@ from difflib import SequenceMatcher
 def cluster_numbers(observations: Sequence[Sequence[str]], similarity: float) -> list[list[int]]:
     """Return the cluster number of each turn's observation.
 
-    Turns are processed in order. The text of a turn is compared with the first text of each cluster. The turn joins the
-    first cluster with a similarity of at least `similarity` (0 to 1). If no cluster is similar enough, the turn starts
-    a new cluster.
+    Turns are processed in order. The observation of a turn is compared with the first observation of each cluster. The
+    turn joins the first cluster with a similarity of at least `similarity` (0 to 1). If no cluster is similar enough,
+    the turn starts a new cluster.
     """
     matchers: list[SequenceMatcher[str]] = []
     known: dict[str, int] = {}

@@ -106,7 +106,7 @@ class TrainerState:
         if schema != STATE_SCHEMA:
             age = "newer" if isinstance(schema, int) and schema > STATE_SCHEMA else "older"
             raise CheckpointError(
-                f"its schema {schema} is {age} than this trainer's ({STATE_SCHEMA}): resume the run with the "
+                f"its schema {schema} is {age} than this trainer's ({STATE_SCHEMA}): either resume the run with the "
                 f"release that wrote the checkpoint, or start a new run"
             )
         return cls(
@@ -129,11 +129,10 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def _write_weights(weights: Mapping[str, Tensor], path: Path, written: Path | None) -> None:
-    """Make `path` a hard link to `written`. If this is not possible, write the weights to `path`.
+    """Make `path` a hard link to `written`. If a hard link is not possible, write the weights to `path`.
 
-    `written`: a file that already holds `weights`; None: there is no such file.
-
-    If tied weights have several names for one tensor, the tensor is written once, under the first name.
+    `written`: a file that already contains `weights`; None: there is no such file. Tied weights (one tensor with
+    several names) are written once, under the first name.
     """
     if written is not None:
         with contextlib.suppress(OSError):  # no hard links on this file system, or the version directory is gone
@@ -161,7 +160,7 @@ class Checkpoints:
     ) -> Path:
         """Write and fsync a checkpoint of `state.step`. Then remove old checkpoints and other checkpoints of this step.
 
-        `written`: a weights file of a version directory that already holds `weights`; None: there is no such file.
+        `written`: a weights file of a version directory that already contains `weights`; None: there is no such file.
         Returns the checkpoint's directory.
 
         Raises:
@@ -191,7 +190,8 @@ class Checkpoints:
     def _remove_old(self, target: Path, same_step: list[Path]) -> None:
         """Remove the checkpoints `same_step`, the damaged checkpoints, and all intact ones except the `keep` newest.
 
-        `target`, the checkpoint that was just saved, is never removed.
+        `same_step`: the earlier checkpoints of the step of `target`. `target`: the checkpoint that was just saved; it
+        is never removed.
         """
         intact = [path for path in self.committed() if path not in (*self._damaged, *same_step)]
         for old in {*same_step, *self._damaged, *intact[: -self._keep]} - {target}:
@@ -206,11 +206,12 @@ class Checkpoints:
     def load_latest(self, restore: Restore, log: Logger) -> TrainerState | None:
         """Load the newest intact checkpoint. Returns its state; None if the run has no checkpoint.
 
-        `restore` gets the weights and the optimiser state. If a file does not match its checksum, the checkpoint is
-        skipped. A warning in the log names the skipped checkpoint and the checkpoint that is used.
+        `restore` gets the weights and the optimiser state. If a file is missing or does not match its checksum, the
+        checkpoint is skipped. A warning in the log names the skipped checkpoint and the checkpoint that is used.
 
         Raises:
-            CheckpointError: all checkpoints are damaged, or the newest intact checkpoint does not fit the model.
+            CheckpointError: all checkpoints are damaged, or the newest intact checkpoint cannot be loaded (for example,
+                because it does not fit the model).
         """
         damaged: dict[Path, str] = {}
         for path in reversed(self.committed()):

@@ -30,7 +30,7 @@ class Ledger:
     """The groups of a run. S is the setting `staleness`, and B the setting `groups_per_step`.
 
     Attributes:
-        next_index: number of groups issued so far, and the index of the next group.
+        next_index: number of groups issued so far. This is also the index of the next group.
         open: index of each open group, by group id.
         released: ids of open groups without a slot. Such a group is stale, or the filter dropped it. A dropped group
             may still be added to an incomplete batch (back-fill).

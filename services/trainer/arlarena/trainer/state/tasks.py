@@ -38,7 +38,7 @@ async def draw_order(
 
     Raises:
         ConfigError: the server has another environment, or no split `task_split`.
-        CheckpointError: `state` comes from a checkpoint with another order.
+        CheckpointError: `state` comes from a checkpoint with another environment, group size or task order.
         ServiceError: the server does not answer within `service_wait_s`.
     """
     size = None
@@ -50,8 +50,8 @@ async def draw_order(
     drawn = {"environment": environment, "group_size": settings.group_size} | asdict(order)
     if state.tasks and state.tasks != drawn:
         raise CheckpointError(
-            f"the task order of the checkpoint is {state.tasks}, but the settings give {drawn}: resume the run with "
-            f"the data, split, group_size and seed of the checkpoint, or start a new run"
+            f"the task order of the checkpoint is {state.tasks}, but the settings give {drawn}: either resume the run "
+            f"with the data, split, group_size and seed of the checkpoint, or start a new run"
         )
     state.tasks = drawn
     log.info("task_order", **drawn)
@@ -80,7 +80,7 @@ async def environment_info(
 
     Raises:
         ConfigError: `environment` is given, and the server has another environment.
-        ServiceError: the server does not answer in time.
+        ServiceError: the server does not answer in time, or refuses the request.
     """
     info = await _info(url, wait_s, log, guard)
     if environment not in (None, info.name):

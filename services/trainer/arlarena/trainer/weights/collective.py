@@ -33,7 +33,10 @@ _POLL_S = 0.01  # time between two checks for a request, in seconds
 
 
 class Broadcaster:
-    """Sends the two newest versions on request, because a replica may still request the second newest version."""
+    """Sends the two newest versions on request.
+
+    A replica is one engine of a policy server. A replica that restarts may still request the second newest version.
+    """
 
     def __init__(self, host: str, backend: Literal["nccl", "gloo"], device: torch.device, log: Logger) -> None:
         """Start the thread and the TCPStore. `host`: address of this trainer. `device`: must be a GPU for nccl."""
@@ -45,7 +48,10 @@ class Broadcaster:
         self._thread.start()
 
     def offer(self, directory: Path) -> Broadcast:
-        """Start answering requests for the version in `directory`. Returns the description of the offer for servers."""
+        """Start answering requests for the version in `directory`.
+
+        Returns the message that tells a policy server how to request the version.
+        """
         manifest = msgspec.json.decode((directory / MANIFEST_FILE).read_bytes(), type=Manifest)
         self._offered.append((manifest, directory))
         return Broadcast(manifest, self._host, self._store.port, self._backend)
@@ -63,7 +69,7 @@ class Broadcaster:
                     return
             try:
                 self._answer(*self._store.get(key).decode().split(" "))
-            except Exception as error:  # the replica's server reports the error; other requests must still be answered
+            except Exception as error:  # the replica's server reports the error; this thread must answer other requests
                 self._log.error("broadcast_failed", request=number, error=repr(error))
 
     def _answer(self, group: str, size: str, label: str) -> None:

@@ -16,7 +16,10 @@ LENGTH = 24  # number of token ids of a probe
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Fixed token ids. `tolerance`: largest permitted difference between server's and trainer's log-probs, in nats."""
+    """Fixed token ids, with which a policy server checks the weights that it has loaded.
+
+    `tolerance`: the largest permitted difference between the server's and the trainer's log-probs, in nats.
+    """
 
     ids: tuple[int, ...]
     tolerance: float

@@ -27,7 +27,7 @@ _PERMANENT = (401, 403, 405, 413, 422)
 
 
 def is_permanent(error: PushError) -> bool:
-    """True if a retry cannot succeed."""
+    """True if a retry of the failed push cannot succeed."""
     return isinstance(error, PushRefused) or error.status in _PERMANENT
 
 
@@ -62,8 +62,9 @@ class Publisher:
         `guard` is called before each attempt. It raises an exception if the trainer must stop.
 
         Raises:
-            PushRefused: a server's check of the weights failed.
-            PushError: a push failed for `retry_timeout_s`, or with an error that a retry cannot correct.
+            PushRefused: a server refused the version, for example because the check of the weights failed.
+            PushError: pushes to a server failed for `retry_timeout_s` seconds, or with an error that a retry cannot
+                correct.
         """
         began = time.monotonic()
         async with aiohttp.ClientSession(auto_decompress=False) as session:

@@ -22,8 +22,9 @@ class Transport(Protocol):
         Returns the server's report about its new version, and the number of bytes sent.
 
         Raises:
-            PushRefused: the server's check of the weights failed.
-            PushError, aiohttp.ClientError, TimeoutError: the push failed. A retry may succeed.
+            PushRefused: the server refused the version, for example because its check of the weights failed.
+            PushError, aiohttp.ClientError, TimeoutError: the push failed. `is_permanent` tells whether a retry of a
+                PushError can succeed.
         """
 
     def pushed(self) -> None:
@@ -51,7 +52,7 @@ class Http:
     """Uploads those files of a version that the server does not have yet."""
 
     def __init__(self, full_every: int) -> None:
-        """`full_every`: every n-th version is uploaded completely, other versions as differences."""
+        """`full_every` = n: every n-th version is uploaded completely, and the other versions as differences."""
         self._sender = Sender(full_every)
 
     async def push(self, version: Version, server: WeightsClient) -> tuple[ServedVersion, int]:

@@ -57,7 +57,7 @@ class Version:
 
 
 class VersionStore:
-    """The version directories of one run.
+    """The version directories of one run. A version is the weights of one training step.
 
     Only weights files that a checkpoint links to are fsynced. Readers verify the checksums of a version. If a crash of
     the machine damages a version, the resumed run writes the version again from the checkpoint.
@@ -84,7 +84,8 @@ class VersionStore:
     ) -> Version:
         """Write `model` with the `weights` of `step` as a Hugging Face directory with a manifest and a commit marker.
 
-        `compute_probe` returns the probe of these weights. The function is called while the files are written.
+        `compute_probe`: returns the probe of these weights (token ids and their log-probs), and may be called while the
+        files are written; None: the version has no probe.
         """
         partial = self.root / f".partial-{step:06d}"
         shutil.rmtree(partial, ignore_errors=True)
