@@ -154,7 +154,7 @@ def pinned(name):
         for line in file:
             if line.split("==")[0].strip().lower() == name:
                 return line.strip()
-    return fail(f"constraints.txt pins no {name}")
+    return fail(f"constraints.txt has no version of {name}: add a line {name}==VERSION")
 
 
 def packages_folder():
@@ -187,6 +187,8 @@ def set_up():
         return
     if not os.access(ROOT, os.W_OK):
         fail(f"{ROOT} cannot be written to")
+    if os.path.islink(VENV):
+        fail(f"{VENV} is a symbolic link, and the set-up would delete its target: remove the link")
     if subprocess.call([sys.executable, "-c", "import ensurepip"], stderr=subprocess.DEVNULL):
         fail("this Python has no ensurepip, which virtual environments need: install python3-venv (Debian, Ubuntu)")
     print(f"Setting up {VENV} with {sys.executable} (only once; a few minutes, mostly to download torch)")
