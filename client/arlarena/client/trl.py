@@ -50,10 +50,10 @@ class TrlEnvironment:
         """Take one action in the environment and read what happens.
 
         Args:
-            action: Exactly one action, in the form that the task describes.
+            action: The action, exactly one, as the task describes it.
 
         Returns:
-            The observation after the action.
+            What the environment shows afterwards.
         """
         valid_text("action", action)
         if self._session is None or self._state is None:

@@ -10,9 +10,11 @@ from arlarena.inference.api.asgi import ApiRequest
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.gateway import adapters
 from arlarena.inference.gateway.fleet import Fleet
+from arlarena.inference.gateway.proxy import Proxy, _ReplicaFailed
 from arlarena.inference.gateway.replica import Replica, Target
 from arlarena.inference.gateway.weight_drivers import RestartNeeded
 from arlarena.inference.weights.versions import ProbeError, VersionError
+from arlarena.proto.policy import VERSIONS_HEADER
 from arlarena.proto.telemetry import Logger
 
 WANTED = Target("run:1:x", Path("/nowhere"))
@@ -121,3 +123,51 @@ async def test_an_adapter_request_without_an_answer_in_time_is_status_502(monkey
 
 async def _never():
     raise AssertionError("the handler has the complete body already")
+
+
+class SlowDriver(Driver):
+    """Its push ends when `end` is set."""
+
+    def __init__(self):
+        super().__init__()
+        self.end = asyncio.Event()
+
+    async def push(self, directory):
+        await self.end.wait()
+        return await super().push(directory)
+
+
+class Reply:
+    """The response of a replica that has sampled with `version`."""
+
+    def __init__(self, version):
+        self.headers, self.closed = {VERSIONS_HEADER: version}, False
+
+    def close(self):
+        self.closed = True
+
+
+def check_versions(one, first_version, reply):
+    Proxy._check_versions(None, one, first_version, reply)
+
+
+async def test_a_request_that_begins_during_a_push_may_be_sampled_by_the_old_version():
+    one = replica(SlowDriver())
+    await maintain(one, lambda: one.state == "ready", target=None)
+    task = asyncio.create_task(one.maintain(lambda: WANTED))
+    async with asyncio.timeout(5):
+        while one.state != "pushing":
+            await asyncio.sleep(0.005)
+        during = one.first_expected
+        for version in ("old", WANTED.label):
+            check_versions(one, during, Reply(version))
+        assert one.state == "pushing"
+        one.driver.end.set()
+        while one.state != "ready":
+            await asyncio.sleep(0.005)
+    task.cancel()
+    assert one.history[during:] == ["old", WANTED.label]
+    old = Reply("old")
+    with pytest.raises(_ReplicaFailed, match=f"sampled with the weight versions old; expected: {WANTED.label}"):
+        check_versions(one, one.first_expected, old)
+    assert (one.state, old.closed) == ("down", True)

@@ -167,7 +167,7 @@ async def test_budgets_end_cleanly_and_a_larger_budget_resumes(sokoban: str, tmp
         outcome = await evaluation.run({"sokoban": sokoban}, 8)
         seeds += model.seeds
         if budget.money is not None:
-            assert "money is spent" in outcome.stopped
+            assert "the money budget of" in outcome.stopped
             spent = sum(event.usage.output or 0 for event in replies(tmp_path / "budget"))
             largest = max(event.usage.output or 0 for event in replies(tmp_path / "budget"))
             assert total / 3 <= spent <= total / 3 + evaluation.requests.concurrency * largest

@@ -25,9 +25,11 @@ def run(folder: Path, *arguments: str) -> str:
 
 @pytest.mark.parametrize("kind", ["environment", "objective"])
 def test_a_written_package_passes_its_own_test(kind: str, tmp_path: Path) -> None:
-    folder = init(kind, "my_first", tmp_path / "below")
+    # A folder above may have other settings of pytest, for example the checkout of this repository.
+    (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\naddopts = "--import-mode=importlib"\n')
+    folder = init(kind, "my_first", tmp_path)
     assert {path.name for path in folder.iterdir()} == FILES | {"my_first.py", "test_my_first.py"}
-    assert " passed" in run(folder, "pytest", "-q", "-p", "no:cacheprovider", "-c", "pyproject.toml")
+    assert " passed" in run(folder, "pytest", "-q", "-p", "no:cacheprovider")
     if kind == "environment":
         assert "12 of 12 checks hold" in run(folder, "arlarena.environment.contract", "my_first")
 

@@ -134,7 +134,7 @@ class Proxy:
             )
         except TimeoutError:
             raise RequestError(_OUT_OF_TIME, status=504) from None
-        first_version = max(0, len(replica.history) - 1)  # the index of the current version in `history`
+        first_version = replica.first_expected
         streams = False  # True: the response is a stream, and `_relay` calls `end_request`
         try:
             if not replica.accepts_requests:
@@ -176,8 +176,8 @@ class Proxy:
 
     def _check_versions(self, replica: Replica, first_version: int, reply: aiohttp.ClientResponse) -> None:
         """Check that only expected versions of the weights have sampled the response. The expected versions are the
-        items of `replica.history` from index `first_version` on. The version at this index was in service at the start
-        of the request. For example, a replica has an unexpected version if another program has restarted the replica.
+        items of `replica.history` from index `first_version` on (`Replica.first_expected` at the start of the request).
+        For example, a replica has an unexpected version if another program has restarted the replica.
 
         Raises:
             _ReplicaFailed: a version is unexpected.
@@ -187,7 +187,8 @@ class Proxy:
             reply.close()
             replica.mark_down()
             raise _ReplicaFailed(
-                f"{replica.name} sampled with the weight versions {versions}; version {replica.version} was expected"
+                f"{replica.name} sampled with the weight versions {versions}; expected: "
+                f"{_SEPARATOR.join(replica.history[first_version:])}"
             )
 
     async def _relay(

@@ -82,6 +82,13 @@ class Replica:
         return self.history[-1] if self.history else None
 
     @property
+    def first_expected(self) -> int:
+        """The index in `history` of the oldest version that may sample a request that begins now. During a push, this
+        is the version before the pushed version, because the replica samples with it until it has the new weights.
+        """
+        return max(0, len(self.history) - (2 if self.state == "pushing" else 1))
+
+    @property
     def accepts_requests(self) -> bool:
         """True if the replica may get requests."""
         return self.state in ("ready", "pushing")

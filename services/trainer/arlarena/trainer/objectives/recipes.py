@@ -272,8 +272,8 @@ class RunContext:
             )
         if self.updates_per_batch < 1 or self.group_size < 1:
             raise RecipeError(
-                f"updates_per_batch and group_size must be at least 1, but are {self.updates_per_batch} and "
-                f"{self.group_size}"
+                f"each batch has {self.updates_per_batch} updates, and each group {self.group_size} episodes: both "
+                "numbers must be at least 1"
             )
 
 
