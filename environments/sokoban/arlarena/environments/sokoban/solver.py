@@ -78,8 +78,8 @@ def _search(
     limit: int | None,
     max_states: int,
 ) -> list[RoomState] | None:
-    """Search with A* and unit costs for a state with the boxes `goal_boxes`. Return the states on a shortest path from
-    `start`. Return None if there is no path of at most `limit` steps.
+    """Search for a state with the boxes `goal_boxes`. The search is A*, and each step costs 1. Return the states on a
+    shortest path from `start`. Return None if there is no path of at most `limit` steps.
 
     Among states with equal estimates, deeper states come first. Among equally deep states, earlier discovered states
     come first. The result therefore does not depend on hashing.

@@ -179,7 +179,7 @@ class Learner:
         }
 
     def restore(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-        """Load weights and optimiser state in the formats of `weights` and `optimizer_state`.
+        """Load weights and optimiser state. Their formats are those of the methods `weights` and `optimizer_state`.
 
         For tied weights (one tensor with several names), one name is enough.
 

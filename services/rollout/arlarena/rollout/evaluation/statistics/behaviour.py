@@ -26,8 +26,8 @@ def behaviour(record: AttemptRecord) -> dict[str, float]:
     """Return the counts of one attempt, by name: the counts of `ActionPatterns`. In WebShop, also those of `shopping`.
 
     The metrics of a record usually contain the counts of `ActionPatterns`. Otherwise, they are computed from the
-    recorded turns. The state after the last turn is then unknown, so the last turn never counts as idle or back and
-    forth.
+    recorded turns. The recorded turns do not contain the state after the last turn. Therefore the last turn never
+    counts as idle or as back and forth.
     """
     if all(name in record.metrics for name in PATTERNS):
         counts = {name: record.metrics[name] for name in PATTERNS}
