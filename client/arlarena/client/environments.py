@@ -340,7 +340,8 @@ class EnvironmentClient(AsyncClosing):
     async def _send(
         self, method: str, path: str, body: bytes | None = None, base: str | None = None, limit: int | None = None
     ) -> Answer:
-        """Send an idempotent request to `base` (default: the server). Retries. `limit`: maximum bytes of a response."""
+        """Send an idempotent request to `base` (default: the server). `limit`: maximum bytes of a response."""
+        # Repeats the request up to `retries` times while the server is unavailable.
         return await self.transport.request(method, path, body, max_answer_bytes=limit, retries=self.retries, base=base)
 
     async def _send_batch(self, items: Sequence[BatchItem]) -> Sequence[BatchOutcome]:

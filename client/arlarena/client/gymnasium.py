@@ -184,11 +184,12 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
 
         `options["indices"]`: one task index for each environment. Without this option, each environment's random
         generator draws a task index. `seed`: either one seed for each environment, or a number `s` for the seeds `s`,
-        `s + 1`, …. If a seed is None, the generator of this environment keeps its state. A `TextEnv` with this seed
-        draws the same tasks.
+        `s + 1`, …. A `TextEnv` that is reset with an environment's seed draws the same tasks as this environment. If a
+        seed is None, the generator of this environment keeps its state.
 
         Raises:
             TypeError, ValueError: a seed or an option is invalid, or the number of seeds or indices is wrong.
+            ServiceError: the server is unavailable, or refuses a reset.
         """
         seeds = self._seeds(seed)
         indices = _options(options, VECTOR_OPTIONS).get("indices")

@@ -105,8 +105,9 @@ class WeightsClient:
 
         Raises:
             PushRefused: the status of the response is 409, for example because the probe failed.
-            PushError: the status of the response is neither 200 nor 409, or the response is malformed.
-            aiohttp.ClientError, TimeoutError: the server did not respond.
+            PushError: the status of the response is another error, or the response is malformed.
+            aiohttp.ClientError, TimeoutError: the server did not respond, or the response is a redirect, compressed or
+                too large.
         """
         body = msgspec.json.encode(ServeWeights(version, broadcast))
         return await self._ask("POST", SERVE_ROUTE, body, limit_s, ServedVersion)
@@ -180,8 +181,8 @@ class Sender:
     def _base(self, versions: Path, name: str | None, file: str, step: int) -> Path | None:
         """Returns the version directory to which a delta of `file` refers, or None if `file` must be sent completely.
 
-        `versions`: the folder of all version directories. `name`: the base that the server requests. `step`: the
-        optimiser step of the new version. The base must be complete and contain `file`.
+        `versions`: the folder of all version directories. `name`: the base that the server offers. `step`: the
+        optimiser step of the new version. Also returns None if the base is not complete or does not contain `file`.
         """
         if name is None or not file.endswith(".safetensors") or step % self._full_every == 0:
             return None

@@ -154,10 +154,11 @@ def _error_text(prefix: str, error: ValidationError, model: type[BaseModel]) -> 
 
 
 def parse_table(prefix: str, values: Mapping[str, Any], model: type[Model]) -> Model:
-    """Validate the keys of a table, `values`. Returns them as `model`. Error messages start with `prefix`.
+    """Validate `values`, the keys and values of one table. Returns them as `model`. Error messages start with `prefix`.
 
     Raises:
-        ConfigError: a key is unknown or missing, or a value has the wrong type or range.
+        ConfigError: a key is unknown or missing, a value has the wrong type or range, or two values contradict each
+            other.
     """
     _hide_secrets(values)
     try:

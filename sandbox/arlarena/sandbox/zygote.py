@@ -232,7 +232,8 @@ def _map_writable_code(path: str) -> mmap.mmap:
 def main() -> int:
     """Load the libraries, prepare the lockdown, report to the server that the zygote is ready, and serve requests.
 
-    Returns exit status 0 after the server has disconnected. Returns 1 if this machine lacks a required layer.
+    Returns exit status 0 after the server has disconnected. Returns 1 if this machine does not support a required layer
+    of the lockdown (see `lockdown`), libseccomp is not installed, or the test fork fails.
     """
     server = socket.socket(fileno=int(sys.argv[1]))
     settings = json.loads(sys.argv[2])

@@ -182,7 +182,10 @@ class ZygoteProcess:
             future.set_exception(ZygoteDied(why))
 
     def _last_error_line(self) -> str:
-        """Return the last line that the zygote wrote to standard error, or its exit code if it wrote nothing."""
+        """Return the last line that the zygote wrote to standard error. If there is none, return its exit code.
+
+        If standard error cannot be read, return "no reason given".
+        """
         with contextlib.suppress(OSError, ValueError):
             self._errors.seek(0)
             lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()

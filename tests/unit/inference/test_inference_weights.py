@@ -154,6 +154,18 @@ def test_a_file_that_is_not_safetensors_is_named(tmp_path, data):
         safetensors_digest(path)
 
 
+@pytest.mark.parametrize(
+    ("offsets", "reason"),
+    [([0, -4], "begin at 0, but end before that, at -4"), ([2, 4], "begin at 2, but should begin at 0")],
+)
+def test_wrong_offsets_of_a_tensor_are_named(tmp_path, offsets, reason):
+    header = json.dumps({"a": {"dtype": "U8", "shape": [4], "data_offsets": offsets}}).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"1234")
+    with pytest.raises(SafetensorsError, match=reason):
+        safetensors_digest(path)
+
+
 def test_equal_weights_have_equal_digests_across_files(tmp_path):
     first, second = save(model(1), tmp_path / "1"), save(model(1), tmp_path / "2")
     other = save(model(2), tmp_path / "3")

@@ -170,7 +170,7 @@ def tensors_digest(tensors: Iterable[tuple[str, str, tuple[int, ...], bytes | me
     """Returns the BLAKE3 hash (128 bits) of named tensors, in hexadecimal digits.
 
     Each tensor is (name, dtype in safetensors' form such as "F32", shape, little-endian row-major bytes). The digest
-    does not depend on the order of the tensors, or on how files split the tensors.
+    depends neither on the order of the tensors nor on which file contains which tensor.
     """
     digest = blake3()
     for name, dtype, shape, data in sorted(tensors, key=lambda tensor: tensor[0]):
@@ -216,10 +216,10 @@ def read_safetensors_header(path: Path, *, whole: bool = True) -> tuple[dict[str
         raise SafetensorsError(f"{path}: a tensor's entry in the header is malformed: {error}") from error
     end = 0
     for begin, stop in sorted(entry.data_offsets for entry in entries):
-        if begin != end or stop < begin:  # safetensors forbids gaps and overlaps
-            raise SafetensorsError(
-                f"{path}: a tensor's data begin at {begin} and end at {stop}, but should begin at {end}"
-            )
+        if stop < begin:
+            raise SafetensorsError(f"{path}: a tensor's data begin at {begin}, but end before that, at {stop}")
+        if begin != end:  # safetensors forbids gaps and overlaps
+            raise SafetensorsError(f"{path}: a tensor's data begin at {begin}, but should begin at {end}")
         end = stop
     if whole and 8 + length + end != size:
         raise SafetensorsError(f"{path}: {size} bytes, but its header describes {8 + length + end}")

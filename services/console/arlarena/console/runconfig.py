@@ -245,7 +245,10 @@ class RunConfig:
         write_text(path, "".join(kept) + tomli_w.dumps(public), private=True)
 
     def with_absolute_options(self, names: Sequence[str]) -> RunConfig:
-        """Returns a copy with absolute paths in the environment's options. `names`: the options that are paths."""
+        """Returns a copy in which relative paths in the environment's options are absolute, if the paths exist.
+
+        `names`: the options that are paths.
+        """
         tables = deepcopy(self.tables)
         make_existing_paths_absolute(tables, Path.cwd(), [f"environment.options.{name}" for name in names])
         return RunConfig(self.source, tables)

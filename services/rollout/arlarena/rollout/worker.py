@@ -44,7 +44,8 @@ async def play_group(
 ) -> Group:
     """Play all episodes of one group concurrently. Returns the group.
 
-    The function calls `finished` once for each episode, after it has closed the episode's session.
+    The function calls `finished` once for each started episode, after it has tried to close the episode's session.
+    Other episodes were cancelled before their start.
 
     Raises:
         InfraFailure, ServiceError: the sessions could not be opened, or an episode failed. If an episode failed, the
@@ -67,7 +68,9 @@ async def play_group(
         trajectories = tuple(await asyncio.gather(*playing))
     finally:
         await _cancel(playing)
-        await runner.close(slots)  # the remaining slots belong to episodes that were cancelled before they started
+        # `member` has closed the slots of all started episodes. Only slots of episodes that were cancelled before their
+        # start are still open.
+        await runner.close(slots)
     oldest, newest = version_range(trajectories) or await _served_version_range(runner.inference)
     return Group(
         id=group_task.group_id,

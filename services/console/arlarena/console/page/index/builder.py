@@ -283,7 +283,7 @@ class IndexThread:
     """A thread that refreshes the indices of several runs until `stop` is called."""
 
     def __init__(self, indexers: Callable[[], list[EpisodeIndexer]], interval_s: float) -> None:
-        """`indexers`: returns the indices to refresh. `interval_s`: pause between two rounds, in seconds."""
+        """`indexers`: returns the indexer of each run. `interval_s`: pause between two rounds, in seconds."""
         self._indexers, self._interval_s = indexers, interval_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="index", daemon=True)

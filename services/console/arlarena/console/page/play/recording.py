@@ -46,7 +46,7 @@ class GameTurn:
     by_person: bool
 
     def line(self, number: int) -> PersonTurn:
-        """Returns the line of the turn."""
+        """Returns the turn as a record for episodes.jsonl. `number`: the turn's number, from 0."""
         return PersonTurn(
             turn=number,
             observation=self.before.observation.text,

@@ -22,7 +22,7 @@ RunPhase = Literal["running", "finished", "stopped", "failed", "inactive"]
 
 
 def read_object(files: BoundedFiles, name: str) -> dict[str, Any]:
-    """Returns the JSON object in a file, or {} if the file is missing, is too large, or contains no JSON object."""
+    """Returns the JSON object in a file, or {} if the file is missing, unreadable, too large, or no JSON object."""
     try:
         data = files.read(name)
         return msgspec.json.decode(data, type=dict[str, Any]) if data else {}
@@ -31,7 +31,7 @@ def read_object(files: BoundedFiles, name: str) -> dict[str, Any]:
 
 
 def configuration(files: BoundedFiles) -> dict[str, Any]:
-    """Returns the tables of `config.toml`, or {} if the file is missing or malformed."""
+    """Returns the tables of `config.toml`, or {} if the file is missing, unreadable, too large or malformed."""
     try:
         data = files.read("config.toml")
         return tomllib.loads(data.decode()) if data else {}

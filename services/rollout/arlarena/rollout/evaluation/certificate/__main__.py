@@ -2,7 +2,8 @@
 
 Exit status of `verify`: 0: every check passed or does not apply; 1: a check failed or could not be done.
 Exit status of `rescore`: 0: all episodes were judged; 1: some episodes were not judged.
-Exit status of both commands: 1: a service failed; 2: the command line or the directory is wrong; 130: Ctrl-C.
+Exit status of both commands: 1: a service failed; 2: the command line or the directory is wrong, the environment server
+does not start, or tasks could not be reset (only `verify`); 130: Ctrl-C.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from arlarena.proto.text.wording import counted, printable
 
-# `failed`: a failure was found. `not checked`: nothing could be compared. `not applicable`: the run has nothing to
-# compare, for example no behaviour cloning. `passed`: at least one thing was compared, without a failure.
+# `failed`: a failure was found. `not checked`: nothing could be compared. `not applicable`: the check does not concern
+# the run, because the run has no behaviour cloning. `passed`: at least one thing was compared, without a failure.
 Verdict = Literal["passed", "failed", "not checked", "not applicable"]
 STYLES: dict[Verdict, str] = {"passed": "green", "failed": "bold red", "not checked": "yellow", "not applicable": "dim"}
 # For each check, the table shows at most this many failures, and at most this many texts of `not_checked`.
@@ -30,7 +30,7 @@ class Evidence(msgspec.Struct):
         failures: one text for each failure. The text names the task, the file or the group.
         not_checked: one text for each impossible comparison, with the reason.
         notes: other facts.
-        applies: False if the run has nothing to compare; the verdict is then "not applicable".
+        applies: False if the check does not concern the run; without a failure, the verdict is then "not applicable".
     """
 
     name: str

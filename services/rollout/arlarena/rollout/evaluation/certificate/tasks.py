@@ -81,7 +81,7 @@ async def first_states(runner: Runner, tasks: Iterable[Task]) -> dict[Task, Firs
     """Reset each distinct task once. Returns the first state of each task.
 
     Raises:
-        EvaluationError, InfraFailure, Refused: as in `reset_tasks`.
+        EvaluationError, ServicesDown, Refused: as in `reset_tasks`.
     """
     found: dict[Task, FirstState] = {}
     different = list(dict.fromkeys(tasks))

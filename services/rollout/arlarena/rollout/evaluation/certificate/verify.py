@@ -72,7 +72,8 @@ async def verify(request: VerifyRequest, log: Logger) -> Certificate:
     """Do all checks and write the certificate.
 
     Raises:
-        EvaluationError: the directory is not a run, or the environment server does not start.
+        ConfigError: the run's configuration is wrong, or the environment server rejects it.
+        EvaluationError: the directory is not a run, the environment server does not start, or tasks could not be reset.
         ServicesDown: the environment server is unavailable.
         Refused: the environment server refuses a request.
     """

@@ -199,7 +199,11 @@ def leaderboard_table(board: Leaderboard) -> Group:
 
 
 def leaderboard_json(board: Leaderboard) -> list[dict[str, object]]:
-    """Returns the leaderboard for JSON: one object per row and column. Rates are in [0, 1]."""
+    """Returns the leaderboard for JSON. Success, intervals and quoted values are in [0, 1].
+
+    There is one object for each evaluation and each of its sets of tasks. There is also one object for each quoted row
+    and each environment with a figure.
+    """
     measured: list[dict[str, object]] = [
         {
             "name": row.name, "directory": str(row.path), "environment": tasks.environment, "set": tasks.label,

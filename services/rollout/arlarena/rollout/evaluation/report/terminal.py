@@ -246,9 +246,10 @@ class EvaluationView:
 def results_table(
     title: str, environments: Sequence[EnvironmentFigures], records: Sequence[AttemptRecord], price: ModelPrice | None
 ) -> Group:
-    """Returns the table of results: one row per environment, followed by one row for each kind of its tasks.
+    """Returns the table of results: one row per environment.
 
-    The table shows pass@k only for the largest k. report.html and summary.json contain pass@k for all values of k.
+    If an environment has several kinds of tasks, its row is followed by one row per kind.
+    The table shows pass@k only for the largest k. report.html and summary.json also contain pass@k for powers of 2.
     """
     passes = sorted({k for one in environments for k in one.all.pass_at if k > 1})[-1:]
     errors = any(one.all.errors.get(status) for one in environments for status in one.all.errors)

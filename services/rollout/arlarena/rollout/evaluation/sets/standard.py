@@ -158,8 +158,9 @@ async def play_set(runner: Runner, standard: StandardSet) -> CheckedSet:
     """Reset every task of the set on the server. Returns the result, without comparing it with the published pin.
 
     Raises:
-        SetMismatch: the server plays another environment, or has too few tasks.
-        EvaluationError: a reset failed, or a task has no content key.
+        SetMismatch: the server plays another environment, lacks the split, or has too few tasks.
+        EvaluationError: a reset failed, a task has no content key, or two tasks have the same id.
+        InfraFailure, ServiceError: the server is unavailable, or refuses a request.
     """
     info = await runner.environments.info()
     if info.name != standard.environment:
@@ -169,8 +170,11 @@ async def play_set(runner: Runner, standard: StandardSet) -> CheckedSet:
     split = next((split for split in info.splits if split.name == standard.split), None)
     last = standard.first + standard.count
     if split is None or (split.size is not None and split.size < last):
-        found = "no such split" if split is None else counted(split.size or 0, "task")
-        raise SetMismatch(f"{_other_data(standard, info)}: split {standard.split} must have {last} tasks; {found}")
+        found = f"no {standard.split} split" if split is None else f"only {counted(split.size or 0, 'task')}"
+        raise SetMismatch(
+            f"{_other_data(standard, info)}: {standard.split} split must have at least {counted(last, 'task')}, "
+            f"but the server has {found}"
+        )
     episodes = await reset_tasks(runner, standard.tasks)
     keys = {episode.first.metadata.task_id: episode.first.metadata.content_key for episode in episodes}
     if without := [task_id for task_id, key in keys.items() if not key]:
@@ -178,8 +182,9 @@ async def play_set(runner: Runner, standard: StandardSet) -> CheckedSet:
             f"set {standard.name}: {without[0]} has no content key, so its content cannot be compared"
         )
     if len(keys) < standard.count:
-        repeated = counted(standard.count - len(keys), "task")
-        raise EvaluationError(f"set {standard.name}: the server repeats the id of another task for {repeated}")
+        number = standard.count - len(keys)
+        repeated = f"{counted(number, 'task')} {'has' if number == 1 else 'have'}"
+        raise EvaluationError(f"set {standard.name}: {repeated} the same id as another task of the set")
     official = None if info.data is None else info.data.official
     digest = tasks_digest(keys.items(), digest_bytes=DIGEST_BYTES)
     return CheckedSet(Pin(info.version, pinned_options(standard, info), official, digest), keys, info)
@@ -193,7 +198,9 @@ async def check_set(runner: Runner, standard: StandardSet, pins: Mapping[str, Pi
     Raises:
         SetMismatch: the environment, its version, an option, or the data are not those of the set. The message names
             the difference.
-        EvaluationError: the set has no published digest, a reset failed, or a task has no content key.
+        EvaluationError: the set has no published digest, a reset failed, a task has no content key, or two tasks have
+            the same id.
+        InfraFailure, ServiceError: the server is unavailable, or refuses a request.
     """
     pin = (published_pins() if pins is None else pins).get(standard.name)
     if pin is None:
