@@ -147,7 +147,8 @@ def check_disjoint(
 def shared_note(cloning: Sequence[UsedTask], training: Sequence[UsedTask], states: FirstStates) -> str:
     """Returns a sentence with the number of distinct content keys that behaviour cloning and training share.
 
-    Tasks without a content key are ignored. A shared task is not a failure: both behaviour cloning and training may use it.
+    Tasks without a content key are ignored. A shared task is not a failure: behaviour cloning and training may use the
+    same tasks.
     """
     trained = {states[one.task].content_key for one in training if one.task in states}
     shared = {key for one in cloning if one.task in states and (key := states[one.task].content_key) and key in trained}
