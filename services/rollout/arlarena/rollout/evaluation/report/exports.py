@@ -60,7 +60,7 @@ def write_parquet(results: EvaluationResults, path: Path, price: ModelPrice | No
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise EvaluationError("Parquet needs pyarrow: pip install 'arlarena-rollout[parquet]'") from error
+        raise EvaluationError("Parquet needs pyarrow: pip install pyarrow") from error
     schema = _schema(pyarrow, metric_names(results))
     with open_atomic(path) as file, parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         for records in _batches(results):
