@@ -76,8 +76,8 @@ def load_groups(path: Path) -> list[Group | Refusal]:
     In a file of RUN/groups, a record that cannot be decoded becomes a `Refusal`.
 
     Raises:
-        ConfigError: the file cannot be read or has no groups, or no record can be decoded. For a file of RUN/records, a
-            single damaged record is an error.
+        ConfigError: the file cannot be read. A file of RUN/groups has no groups, or none of its records can be decoded.
+            A file of RUN/records is empty or has a damaged record. (If it has no groups, the result is empty.)
     """
     if path.suffix == ".records":
         return [record.group for record in load_records(path)[1]]

@@ -49,8 +49,9 @@ _WORDS = (
 
 
 def vocabulary(width: int) -> tuple[str, ...]:
-    """Return the tokens of a tiny policy: words, and parts of a room's border (top, between two rows, bottom). `width`:
-    the room's width in cells.
+    """Return the texts that become one token each in the tiny policy (`[policy.tiny]`): words, and parts of a room's
+    border. These parts are the top, the bottom, and the two walls around each line end. The list contains only texts of
+    several characters, and "√". `width`: the room's width in cells.
 
     Each inner cell is a separate token. All rooms of the same size therefore have equal numbers of tokens, and each
     cell has a fixed position. Fixed positions make learning easier for a small model. Borders of other widths are not

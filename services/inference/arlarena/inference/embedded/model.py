@@ -242,11 +242,11 @@ class Model:
         return torch.cat(out)
 
     def _attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Compute causal attention for the last P of a prompt's L positions: queries [P, H, D], keys [K, D, L], values
-        [K, L, D]. Returns [P, H D].
+        """Compute causal attention for a piece of P positions, given the keys and values of all L positions up to the
+        end of the piece. `q`: [P, H, D]. `keys`: [K, D, L]. `values`: [K, L, D]. Returns [P, H D].
 
-        At most `QUERIES` queries are computed at a time, because the scores of more queries would not fit into the CPU
-        cache.
+        The scores of at most `QUERIES` queries are computed at a time, because the scores of more queries would not fit
+        into the CPU cache.
         """
         count, a = q.shape[0], self.arch
         heads = q.view(count, a.kv_heads, a.group, a.head_dim).permute(1, 2, 0, 3)  # [K, H / K, P, D]

@@ -150,8 +150,9 @@ class PrefixCache:
 
     def _longest_match(self, key: bytes) -> tuple[CachedPrefix, int] | None:
         """Returns (cached, n). `cached` is the cached sequence that has the most full blocks in common with the
-        beginning of `key`. `n` is the number of these blocks. Returns None if no cached sequence has a full block in
-        common with `key`, or if `key` has fewer than `MIN_SHARED` tokens.
+        beginning of `key`. `n` is the number of these blocks. Sequences with fewer than `MIN_SHARED` tokens are
+        not considered. Returns None if no cached sequence has a full block in common with `key`, or if `key` has fewer
+        than `MIN_SHARED` tokens.
         """
         hashes = _block_hashes(key)
         for n in range(len(hashes), 0, -1):

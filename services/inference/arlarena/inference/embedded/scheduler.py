@@ -217,7 +217,7 @@ class Scheduler:
 
     def _begin_responses(self, ready: list[ReadySequence]) -> None:
         """Sample the first response token of each sequence in `ready`. Each sequence that is not finished afterwards
-        gets a slot.
+        gets a slot. Sequences whose logits are not finite end without a token.
         """
         if not ready:
             return

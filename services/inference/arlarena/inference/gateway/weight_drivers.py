@@ -23,8 +23,8 @@ TRANSIENT = (aiohttp.ClientError, OSError, TimeoutError, PushError)  # after one
 
 
 class RestartNeeded(PushError):
-    """A push failed after it had begun to change the weights. The replica's weights are now unknown, so the replica
-    must be restarted.
+    """A push failed after it had begun to change the weights, or the request for its probe failed. The weights are
+    unknown or were not probed, so the replica must be restarted.
     """
 
 
@@ -49,7 +49,8 @@ class Driver(Protocol):
         Raises:
             ProbeError: a log-prob differs too much from the trainer's log-prob.
             VersionError: the version cannot be read or is invalid.
-            RestartNeeded: the push failed half-way, and the replica must be restarted.
+            RestartNeeded: the push failed after it had begun, or the request for the probe failed. The replica must be
+                restarted.
             aiohttp.ClientError, TimeoutError, PushError: the push failed, but a retry can succeed.
         """
 
@@ -122,7 +123,7 @@ class VllmDriver:
             raise
         except Exception as error:
             raise RestartNeeded(
-                f"the push of {manifest.label} failed half-way: {error or type(error).__name__}"
+                f"the push of {manifest.label} or the request for its probe failed: {error or type(error).__name__}"
             ) from error
 
     async def _probe(self, manifest: Manifest, deadline: float) -> float | None:

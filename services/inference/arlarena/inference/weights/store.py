@@ -67,7 +67,7 @@ class Store:
             VersionError: weights_root is not set.
         """
         if self._root is None:
-            raise VersionError("this server accepts no weights: set [inference] weights_root")
+            raise VersionError("this server has no folder for uploaded weights: set [inference] weights_root")
         return self._root
 
     def find(self, label: str) -> Path:
@@ -156,7 +156,9 @@ class Store:
             _remove(other)
 
     def remove_refused(self, directory: Path) -> None:
-        """Remove an uploaded version that cannot be served. Does nothing if the version was not uploaded."""
+        """Remove an uploaded version that cannot be served. Does nothing if the version was not uploaded since the
+        start of this process, or was already in service.
+        """
         if directory in self._uploaded:
             self._uploaded.remove(directory)
             _remove(directory)
@@ -177,7 +179,7 @@ class Store:
     def _reuse(self, name: str, manifest: Manifest, upload: Path, stored: list[Path]) -> bool:
         """Returns True if the trainer need not send the file `name`. There are two cases. Either an earlier attempt has
         already uploaded the file. Or another version has a file with this name and checksum. In the second case, this
-        method links the other version's file into the upload.
+        method links the other version's file into the upload. If the file system has no hard links, it copies the file.
         """
         entry = manifest.files[name]
         target = upload / name
@@ -185,7 +187,8 @@ class Store:
             return True
         target.unlink(missing_ok=True)
         for directory in stored:
-            # An error occurs if the manifest in `directory` has an unknown schema, or if `directory` is being removed.
+            # An error occurs if the manifest in `directory` is damaged or has an unknown schema, or if `directory` is
+            # being removed.
             with contextlib.suppress(VersionError, FileNotFoundError):
                 if read_manifest(directory).files.get(name) == entry and _matches(directory / name, entry):
                     _link(directory / name, target)

@@ -43,7 +43,7 @@ def refusal_reason(group: Group, *, vocabulary: int, recipe: Recipe, task: Group
 
 
 def _reasons(group: Group, vocabulary: int, anchor: str | None, task: GroupTask | None) -> Iterator[str]:
-    """Yield all reasons to refuse the group. Fast checks come first, because `refusal_reason` reads only one reason."""
+    """Yield the reasons to refuse the group. `refusal_reason` reads only the first, so the later checks do not run."""
     if task is not None:
         yield from _differences(group, task)
     if not group.trajectories:

@@ -50,7 +50,10 @@ def no_restore(ranks: Ranks) -> None:
 
 
 def receive_restore(learner: Learner, ranks: Ranks) -> None:
-    """Take part in the restore of rank 0, if there is a checkpoint. All ranks except rank 0 call this function."""
+    """Restore this rank from the checkpoint that rank 0 sends. If rank 0 has no checkpoint, do nothing.
+
+    All ranks except rank 0 call this function.
+    """
     header = ranks.broadcast()
     if not header:
         return

@@ -107,7 +107,7 @@ class StepRecorder:
         return draw.sample(batch, count - others) + draw.sample(rest, others)
 
     def trajectories(self, parts: Sequence[Sequence[ScoredGroup]]) -> list[list[int]]:
-        """Return the numbers of the trajectories to record (`TrainingSample.trajectory`), one list per minibatch."""
+        """Return one list per minibatch: the indices (`TrainingSample.trajectory`) of the trajectories to record."""
         return [
             [number for number, (scored, _) in enumerate(usable_members(part)) if scored.group.id in self._chosen]
             for part in parts

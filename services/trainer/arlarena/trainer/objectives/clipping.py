@@ -95,8 +95,8 @@ def importance_ratio(batch: Batch, level: str, *, literal: bool = False) -> Tens
         literal: True: the literal form. False: the token form.
 
     Raises:
-        ValueError: the level is unknown, or `literal` is used with a precomputed `sequence_log_ratio`. The literal form
-            needs a gradient, and `sequence_log_ratio` has no gradient.
+        ValueError: the level is unknown, or `literal` is used at level `trajectory` with a precomputed
+            `sequence_log_ratio`. The literal form needs a gradient, and `sequence_log_ratio` has no gradient.
     """
     delta = log_ratio(batch)
     if level == "token":

@@ -278,7 +278,7 @@ class RunContext:
 
 
 def check(recipe: Recipe, run: RunContext) -> tuple[str, ...]:
-    """Check that clip, mask, filter and advantage can have an effect in a run. Returns warnings about the clip.
+    """Check that clip, mask, filter and advantage can have an effect in a run. Returns warnings about the clip and the mask.
 
     Raises:
         RecipeError: the clip or the mask has no effect, the filter drops every group, or there is no baseline for the
@@ -290,11 +290,12 @@ def check(recipe: Recipe, run: RunContext) -> tuple[str, ...]:
         return (_off_policy_warning(recipe, run),) if ratio_free else ()
     if run.policy_anchor == "decoupled":
         if not ratio_free:
+            no_clip = "clip = 'reinforce'" + " and mask = 'none'" * (recipe.mask == "sequence")
             raise RecipeError(
                 f"{recipe.name}: clip {recipe.clip!r} has no effect. With one optimiser step per batch and π_old "
                 f"computed at the start of the step, every ratio is exactly 1. Do one of the following: set "
-                f"minibatch_groups to at most half of groups_per_step, set policy_anchor = 'bypass', or set clip = "
-                f"'reinforce'."
+                f"minibatch_groups to at most half of groups_per_step, set policy_anchor = 'bypass', or set "
+                f"{no_clip}."
             )
         if recipe.mask == "sequence":
             raise RecipeError(
@@ -305,9 +306,11 @@ def check(recipe: Recipe, run: RunContext) -> tuple[str, ...]:
         return ()
     if ratio_free and recipe.mask == "none":
         return ()
+    parts = ["the clip"] * (not ratio_free) + ["the sequence mask"] * (recipe.mask == "sequence")
     return (
-        f"{recipe.name}: with one optimiser step per batch, the ratio differs from 1 only because of staleness and of "
-        f"the mismatch between sampler and trainer; clipping will rarely have an effect on fresh groups.",
+        f"{recipe.name}: with one optimiser step per batch, the current policy differs from π_old only because of "
+        f"staleness and of the mismatch between sampler and trainer; on fresh groups, {' and '.join(parts)} will rarely "
+        f"have an effect.",
     )
 
 

@@ -23,8 +23,8 @@ class Transport(Protocol):
 
         Raises:
             PushRefused: the server refused the version, for example because its check of the weights failed.
-            PushError, aiohttp.ClientError, TimeoutError: the push failed. `is_permanent` tells whether a retry of a
-                PushError can succeed.
+            PushError, aiohttp.ClientError, TimeoutError: the push failed. If `push.is_permanent(error)` is True for a
+                PushError, a retry cannot succeed.
         """
 
     def pushed(self) -> None:

@@ -82,6 +82,7 @@ class Grammar:
         """Return the command of an action.
 
         Raises:
+            KeyError: the grammar has no such action.
             GameError: no rule applies, the text is too long, or its computation takes too long.
         """
         return self._text(self.commands[action].template, facts, binding)
@@ -90,6 +91,7 @@ class Grammar:
         """Return the response after an action.
 
         Raises:
+            KeyError: the grammar has no such action.
             GameError: no rule applies, the text is too long, or its computation takes too long.
         """
         return self._text(self.commands[action].feedback, facts, binding)

@@ -104,7 +104,7 @@ def count_bits(meta: Meta) -> str:
 
 
 def dice(meta: Meta) -> str:
-    """Write a program that counts the ways to get each total of the dice."""
+    """Write a program that computes the probability that the total of the dice is at least the target."""
     puzzle = meta["puzzle"]
     sides = ", ".join(re.findall(r"1d(\d+)", puzzle["dice_str"]))
     return (

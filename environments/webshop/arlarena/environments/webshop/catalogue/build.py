@@ -167,7 +167,7 @@ def build_folder(
         items: the products with their instructions, in order. All asins (product ids) must differ.
         facts: the facts about the catalogue.
         problems: counts the problems that are found while `items` is read. The problems are stored as warnings.
-        nouns: finds the nouns of titles, for products without nouns. If None, these products stay without nouns.
+        nouns: finds the nouns in a product's title if `Product.nouns` is empty. If None, `Product.nouns` stays empty.
         progress: the settings of the progress bar; default: the bar counts products. The bar is shown only on a
             terminal.
 

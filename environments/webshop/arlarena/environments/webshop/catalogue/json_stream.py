@@ -189,6 +189,7 @@ def _may_go_on(error: json.JSONDecodeError, rest: str) -> bool:
     """
     if error.msg.startswith("Unterminated string"):
         return True
-    # The longest tokens that the end of the text can cut are "false" and escapes such as "\u20ac".
+    # Apart from strings, the longest pieces that can be incomplete at the end of the text are "false" and escapes such
+    # as "\u20ac".
     cut = rest.strip()
     return len(cut) < len("\\u20ac") and not cut.startswith((",", ":", "]", "}"))

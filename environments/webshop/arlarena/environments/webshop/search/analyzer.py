@@ -35,7 +35,10 @@ _stemmer = Stemmer.Stemmer("porter", 0)  # 0: without its own cache, because `se
 
 @cache
 def _unicode_words() -> re.Pattern[str]:
-    """Return the pattern of words in any text. A character of the class `extend` belongs to the character before it."""
+    """Return a regular expression that matches one word. Unlike `_ascii_words`, it also works for text that is not ASCII.
+
+    A character of the class `extend` belongs to the character before it.
+    """
     sets = dict(map(_character_set, _RANGES.read_text(encoding="ascii").splitlines()))
 
     def character(*names: str) -> str:

@@ -123,7 +123,7 @@ def check_tensors(tensors: Mapping[str, Tensor], arch: Architecture) -> None:
         if tuple(tensors[name].shape) != shape:
             raise WeightsError(f"{name} has shape {list(tensors[name].shape)}, the model needs {list(shape)}")
         if not torch.isfinite(tensors[name].sum()):
-            raise WeightsError(f"{name} contains values that are not finite")
+            raise WeightsError(f"{name} contains values that are not finite, or their sum overflows")
 
 
 def _interleave(rows: Tensor, heads: int) -> Tensor:
@@ -193,6 +193,6 @@ def load_parameters(directory: Path, arch: Architecture) -> Parameters:
     """Read and fuse the weights in a directory.
 
     Raises:
-        WeightsError: the files cannot be read or do not fit `arch`.
+        WeightsError: the files cannot be read or do not fit `arch`, or a tensor contains values that are not finite.
     """
     return fuse(read_tensors(directory), arch)
