@@ -278,7 +278,7 @@ class RunContext:
 
 
 def check(recipe: Recipe, run: RunContext) -> tuple[str, ...]:
-    """Check that clip, mask, filter and advantage can have an effect in a run. Returns warnings about the clip and the mask.
+    """Check that clip, mask, filter and advantage can have an effect in a run. Returns warnings about clip and mask.
 
     Raises:
         RecipeError: the clip or the mask has no effect, the filter drops every group, or there is no baseline for the
@@ -309,8 +309,8 @@ def check(recipe: Recipe, run: RunContext) -> tuple[str, ...]:
     parts = ["the clip"] * (not ratio_free) + ["the sequence mask"] * (recipe.mask == "sequence")
     return (
         f"{recipe.name}: with one optimiser step per batch, the current policy differs from π_old only because of "
-        f"staleness and of the mismatch between sampler and trainer; on fresh groups, {' and '.join(parts)} will rarely "
-        f"have an effect.",
+        f"staleness and of the mismatch between sampler and trainer; on fresh groups, {' and '.join(parts)} "
+        "will rarely have an effect.",
     )
 
 

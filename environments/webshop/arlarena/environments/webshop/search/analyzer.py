@@ -35,7 +35,7 @@ _stemmer = Stemmer.Stemmer("porter", 0)  # 0: without its own cache, because `se
 
 @cache
 def _unicode_words() -> re.Pattern[str]:
-    """Return a regular expression that matches one word. Unlike `_ascii_words`, it also works for text that is not ASCII.
+    """Return a regular expression that matches one word. Unlike `_ascii_words`, it works for any text.
 
     A character of the class `extend` belongs to the character before it.
     """
