@@ -134,8 +134,21 @@ def test_several_updates_without_a_ratio_are_warned_about(anchor, overrides):
 
 
 def test_one_update_per_batch_with_a_bypass_anchor_gives_a_warning():
-    (warning,) = check(recipe("sampo"), RunContext(updates_per_batch=1, policy_anchor="bypass", group_size=8))
-    assert "rarely" in warning
+    facts = RunContext(updates_per_batch=1, policy_anchor="bypass", group_size=8)
+    for name, overrides, parts in (
+        ("sampo", {"mask": "none"}, "the clip"),
+        ("sampo", {"mask": "sequence"}, "the clip and the sequence mask"),
+        ("rloo", {"mask": "sequence"}, "the sequence mask"),
+    ):
+        (warning,) = check(recipe(name, **overrides), facts)
+        assert f"on fresh groups, {parts} will rarely have an effect" in warning
+
+
+def test_the_fix_for_a_clip_without_effect_leads_to_no_other_error():
+    facts = RunContext(updates_per_batch=1, policy_anchor="decoupled", group_size=8)
+    with pytest.raises(RecipeError, match="set clip = 'reinforce' and mask = 'none'"):
+        check(recipe("grpo", mask="sequence"), facts)
+    assert check(recipe("grpo", clip="reinforce", mask="none"), facts) == ()
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != "reinforce_pp"])

@@ -112,8 +112,8 @@ class TextGame(ABC):
         return None
 
     def examples(self) -> Sequence[str] | None:
-        """Return some valid actions of the current state, for random players. Return None if there are no examples.
-        Default: the result of `actions`.
+        """Return some valid actions of the current state, for `Observation.admissible_actions`. Random players, for
+        example, use them. Return None if there are no examples. Default: the result of `actions`.
 
         If any text can be an action, `actions` returns None. Such a game can return some of its actions here.
         """
