@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import resource
 import signal
@@ -64,7 +65,7 @@ def test_the_address_is_printed_and_a_new_step_is_shown_within_five_seconds(up: 
     start(up, "--set", "console.page_port=0")
     page = wait_for_page(up)
     (process,) = page_processes(up)
-    assert process.nice() > 0
+    assert process.nice() > os.nice(0)  # the page runs with a lower priority than the run
     up.until(lambda: up.steps() >= 2)
     steps, began = up.steps() + 1, time.monotonic()
     up.until(lambda: page.ok("/api/runs")["runs"][0]["step"] >= steps)

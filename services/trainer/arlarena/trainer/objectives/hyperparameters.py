@@ -44,7 +44,7 @@ def hyperparameter(
 ) -> Any:
     """Declare a hyperparameter of a dataclass. Returns a `dataclasses.field`. For example:
 
-        epsilon: float = hyperparameter(0.2, "distance of the ratio from 1 at which the gradient is 0", above=0)
+        epsilon: float = hyperparameter(0.2, "ratio's distance from 1 where the gradient is 0", above=0)
 
     Args:
         default: the default value. None means that the hyperparameter is not set, and its feature is off.
