@@ -86,11 +86,10 @@ def test_the_install_command_of_the_client_guide_works(tmp_path):
 
 @pytest.mark.slow  # 25 s: it creates a policy and starts two servers
 def test_the_commands_of_the_evaluation_guide_work(tmp_path):
-    (_, text), (_, making) = [
-        (heading, text.replace("--config configs/", f"--config {ROOT}/configs/"))
-        for heading, text in snippets("evaluate-a-checkpoint.md", "sh")
-    ]
-    environment, inference, evaluation = text.splitlines()
+    lines = [line for _, text in snippets("evaluate-a-checkpoint.md", "sh") for line in text.splitlines()]
+    lines = [line.replace("--config configs/", f"--config {ROOT}/configs/") for line in lines]
+    parts = ("serve env", "serve inference", "trainer tiny", "rollout evaluate")
+    environment, inference, making, evaluation = (next(line for line in lines if part in line) for part in parts)
     with contextlib.ExitStack() as stack:
         for command, address in ((environment, ADDRESS), (inference, "http://127.0.0.1:8100")):
             if command == inference:
@@ -101,7 +100,7 @@ def test_the_commands_of_the_evaluation_guide_work(tmp_path):
             port = json.loads(server.stdout.readline())["port"]
             here = f"http://127.0.0.1:{port}"
             making, evaluation = making.replace(address, here), evaluation.replace(address, here)
-        command = [str(Path(sys.executable).parent / "arlarena"), *shlex.split(evaluation)[1:], "--count", "8"]
+        command = [sys.executable, *shlex.split(evaluation)[1:]]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "result.json").read_text())
